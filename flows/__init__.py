@@ -1,0 +1,1 @@
+"""What happens, in which order: Prefect flows without logic, the recipes and the command line."""

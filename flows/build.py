@@ -1,0 +1,252 @@
+"""The whole chain: ingest → extract → filter → dedup → decontaminate → tokenizer → encode → pretrain → finetune → evaluate → register.
+
+One entrypoint a recipe (`flows/build.py:demo`), so that a deployment's form shows that recipe's values. The other flows are made of the parts here.
+
+    prefect deployment run 'build/demo' --watch
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows import recipes
+from flows.recipes import Recipe
+from model.config import fingerprint, identity
+from model.errors import ConfigError
+from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, train
+from tasks.corpus.document import read_rows
+from tasks.corpus.extract import STAGE as EXTRACT
+from tasks.corpus.manifest import Manifest, Publication, Store, check_space, lookup
+from tasks.curves import curve
+from tasks.report import markdown
+from tasks.tracking import Tracker
+
+STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "tokenizer", "encode", "pretrain", "finetune", "evaluate", "register")
+
+
+@dataclass
+class Build:
+    """One run of (part of) the chain: the recipe as resolved, the store, which stages to make anew, and the manifests so far, in order."""
+
+    recipe: Recipe
+    store: Store
+    rebuild: frozenset[str] = frozenset()
+    manifests: list[Manifest] = field(default_factory=list)
+    corpus: Publication | None = None
+
+    def note(self, manifest: Manifest) -> Manifest:
+        self.manifests.append(manifest)
+        return manifest
+
+    def of(self, stage: str) -> Manifest:
+        """The latest manifest of a stage in this build."""
+        return [m for m in self.manifests if m.stage == stage][-1]
+
+
+def start(base: Recipe, recipe: Recipe, set: Mapping[str, Any], store: str | None, rebuild: Iterable[str]) -> Build:
+    """Resolve a recipe with its overrides and open the store. ConfigError for an unknown field, value or stage name."""
+    unknown = sorted(frozenset(rebuild) - frozenset(STAGES))
+    if unknown:
+        raise ConfigError(f"unknown stage {unknown[0]!r} in rebuild; stages are {', '.join(STAGES)}")
+    build = Build(recipes.resolve(base, recipe, set), open_store(store), frozenset(rebuild))
+    check_space(build.store, 64 << 20)
+    return build
+
+
+def open_store(url: str | None) -> Store:
+    """The store of a URL or path, of INGOT_STORE, or ./.ingot."""
+    return Store(url or os.environ.get("INGOT_STORE") or ".ingot")
+
+
+def sources(build: Build, whole: bool = False) -> dict[str, Manifest]:
+    """Ingest the sources that the recipe names."""
+    r, again = build.recipe, "ingest" in build.rebuild and not whole
+    found = {}
+    if r.common_crawl:
+        found["commoncrawl"] = ingest.common_crawl(build.store, r.name, r.common_crawl, r.download, again, whole)
+    if r.wikipedia:
+        found["wikipedia"] = ingest.wiki_dumps(build.store, r.name, r.wikipedia, r.download, again, whole)
+    if r.files:
+        found["files"] = ingest.local_files(build.store, r.name, r.files, r.download, again, whole)
+    if not found:
+        raise ConfigError(f"recipe {r.name} names no source; set common_crawl, wikipedia or files")
+    return found
+
+
+def make_corpus(build: Build, previous: Publication | None = None) -> Publication:
+    """Sources to a published corpus version. With `previous`, its documents only make removals, and the new version refers to its parts before the new one."""
+    r, store = build.recipe, build.store
+    raw = sources(build)
+    if any(store.dropped(m) for m in raw.values()) and (
+        "extract" in build.rebuild or lookup(store, EXTRACT, r.name, r.extract, raw) is None
+    ):
+        raw = sources(build, whole=True)
+    evaluation = ingest.local_files(store, r.name, r.evaluation, r.download, "ingest" in build.rebuild)
+    for manifest in (*raw.values(), evaluation):
+        build.note(manifest)
+    old = [store.need(address) for address in previous.parts] if previous else []
+    extracted = build.note(extract.extract(store, r.name, r.extract, raw, r.engine, "extract" in build.rebuild))
+    filtered = build.note(filter.filter_(store, r.name, r.filter, {"extract": extracted}, r.engine, "filter" in build.rebuild))
+    before = {f"previous-{place:03d}": manifest for place, manifest in enumerate(old)}
+    single = build.note(dedup.dedup(store, r.name, r.dedup, {"filter": filtered} | before, r.engine, "dedup" in build.rebuild))
+    clean = build.note(
+        decontaminate.decontaminate(
+            store, r.name, r.decontaminate, {"dedup": single, "evaluation": evaluation}, r.engine, "decontaminate" in build.rebuild
+        )
+    )
+    snapshots = sorted({s for m in raw.values() for s in snapshots_of(m)} | set(previous.info["snapshots"] if previous else ()))
+    parts = [*old, clean]
+    made_of = {"corpus": recipes.corpus_identity(r), "previous": previous.address if previous else ""}
+    info = {"snapshots": snapshots, "documents": sum(p.kept for p in parts), "new": clean.kept}
+    build.corpus = store.publish("corpora", r.name, r.version, parts, made_of, info)
+    return build.corpus
+
+
+def snapshots_of(manifest: Manifest) -> list[str]:
+    """Names of the snapshots that an ingest holds: CC-MAIN-2026-40, or enwiki-20261001 for every wiki."""
+    dates: Mapping[str, str] = manifest.info.get("snapshots", {})
+    return [f"{wiki}-{date}" for wiki, date in dates.items()] or [manifest.info["snapshot"]]
+
+
+def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:
+    """A published corpus to a pretrained model."""
+    r, store = build.recipe, build.store
+    parts = {f"corpus-{place:03d}": store.need(address) for place, address in enumerate(corpus.parts)}
+    tokens = build.note(encode.tokenizer(store, r.name, r.tokenizer, parts, "tokenizer" in build.rebuild))
+    shards = build.note(encode.encode(store, r.name, r.encode, parts | {"tokenizer": tokens}, "encode" in build.rebuild))
+    store.publish("tokenizers", r.name, r.version, [tokens], {"tokenizer": identity(r.tokenizer), "corpus": corpus.fingerprint}, {})
+    config = train.PretrainConfig(r.model, r.pretrain)
+    inputs = {"encode": shards, "tokenizer": tokens}
+    return build.note(train.pretrain(store, r.name, config, inputs, tracker.training("pretrain"), "pretrain" in build.rebuild))
+
+
+def tune(build: Build, start_from: Manifest, tokens: Manifest, tracker: Tracker) -> Manifest:
+    """A pretrained model to one that answers."""
+    r = build.recipe
+    pairs = build.note(ingest.local_files(build.store, r.name, r.examples, r.download, "ingest" in build.rebuild))
+    inputs = {"start": start_from, "examples": pairs, "tokenizer": tokens}
+    return build.note(train.finetune(build.store, r.name, r.finetune, inputs, tracker.training("finetune"), "finetune" in build.rebuild))
+
+
+def judge(build: Build, model: Manifest, base: Manifest, evaluation: Manifest, tracker: Tracker) -> Manifest:
+    """Evaluate a model and register it as candidate; the gate decides on champion."""
+    r, store = build.recipe, build.store
+    inputs = {"model": model, "base": base, "evaluation": evaluation}
+    scores = build.note(evaluate.evaluate(store, r.name, r.evaluate, inputs, "evaluate" in build.rebuild))
+    store.publish("models", r.name, r.version, [model, base, scores], {"model": model.content, "evaluation": evaluation.content}, {})
+    return build.note(
+        registry.register(
+            store,
+            r.name,
+            r.register,
+            inputs | {"evaluate": scores},
+            tracker,
+            r.version,
+            fingerprint(identity(r)),
+            "register" in build.rebuild,
+        )
+    )
+
+
+def drop_raw(build: Build) -> None:
+    """What keep_raw says: after a corpus stands, raw files may go, since every record can be fetched again by its origin."""
+    if build.recipe.keep_raw == "all" or build.corpus is None:
+        return
+    used: dict[str, list[tuple[int, int]]] = {}
+    if build.recipe.keep_raw == "used-records":
+        clean = build.of("decontaminate")
+        paths = [build.store.path(clean, f) for f in clean.parts()]
+        for row in read_rows(paths, ["origin_file", "origin_offset", "origin_length"]):
+            used.setdefault(row["origin_file"], []).append((row["origin_offset"], row["origin_length"]))
+    for manifest in build.manifests:
+        if manifest.stage == "ingest" and manifest.info["role"] == "source":
+            build.store.drop(manifest, used)
+
+
+def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:
+    """Record every stage in MLflow, write the report artifact, and return what the command line shows."""
+    tracker.stages(build.manifests)
+    metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
+    rows = curve(build.store, build.of("pretrain")) if any(m.stage == "pretrain" for m in build.manifests) else []
+    report = markdown(title, build.manifests, metrics, tracker.links(), rows)
+    create_markdown_artifact(report, key="report", description=title)
+    tracker.finish(report, metrics)
+    return {
+        "manifests": build.manifests,
+        "metrics": metrics,
+        "links": tracker.links(),
+        "corpus": build.corpus.address if build.corpus else "",
+        "recipe": build.recipe,
+    }
+
+
+def _build(base: Recipe, recipe: Recipe, set: Mapping[str, Any], store: str | None, rebuild: Sequence[str]) -> dict[str, Any]:
+    build = start(base, recipe, set, store, rebuild)
+    tracker = registry.open_tracker(build.store, build.recipe.register, build.recipe.name, build.recipe.version)
+    try:
+        corpus = make_corpus(build)
+        base_model = make_model(build, corpus, tracker)
+        model = tune(build, base_model, build.of("tokenizer"), tracker)
+        judge(build, model, base_model, next(m for m in build.manifests if m.info.get("role") == "evaluation"), tracker)
+        drop_raw(build)
+    except BaseException as error:
+        tracker.fail(error)
+        raise
+    get_run_logger().info("%s %s is registered", build.recipe.name, build.recipe.version)
+    return finish(build, tracker, f"Build {build.recipe.name} {build.recipe.version}")
+
+
+@flow(name="build", flow_run_name="build demo")
+def demo(recipe: Recipe = recipes.demo(), set: dict[str, Any] = {}, store: str | None = None, rebuild: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """The whole chain on the embedded sample, in minutes.
+
+    Args:
+        recipe: every setting of every stage.
+        set: dotted overrides on top of it, for example {"pretrain.steps": 100}.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+        rebuild: stages to make anew although complete.
+    """
+    return _build(recipes.demo(), recipe, set, store, rebuild)
+
+
+@flow(name="build", flow_run_name="build tiny")
+def tiny(recipe: Recipe = recipes.tiny(), set: dict[str, Any] = {}, store: str | None = None, rebuild: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """The whole chain as the tests run it, with a model of a few thousand parameters.
+
+    Args:
+        recipe: every setting of every stage.
+        set: dotted overrides on top of it, for example {"pretrain.steps": 100}.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+        rebuild: stages to make anew although complete.
+    """
+    return _build(recipes.tiny(), recipe, set, store, rebuild)
+
+
+@flow(name="build", flow_run_name="build small")
+def small(recipe: Recipe = recipes.small(), set: dict[str, Any] = {}, store: str | None = None, rebuild: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """A model of about 30M parameters from one Common Crawl snapshot and two wikis.
+
+    Args:
+        recipe: every setting of every stage.
+        set: dotted overrides on top of it, for example {"pretrain.steps": 100}.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+        rebuild: stages to make anew although complete.
+    """
+    return _build(recipes.small(), recipe, set, store, rebuild)
+
+
+@flow(name="build", flow_run_name="build base")
+def base(recipe: Recipe = recipes.base(), set: dict[str, Any] = {}, store: str | None = None, rebuild: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """A model of 124M parameters and more, bf16 under ZeRO-1, on a GPU where there is one.
+
+    Args:
+        recipe: every setting of every stage.
+        set: dotted overrides on top of it, for example {"pretrain.steps": 100}.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+        rebuild: stages to make anew although complete.
+    """
+    return _build(recipes.base(), recipe, set, store, rebuild)

@@ -1,0 +1,331 @@
+"""The command line: `ingot run|plan|show|sample|verify|gc|up`. typer and rich; every command ends with what to try next."""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flows import prefect_api
+from flows import up as supervisor
+from model.errors import ConfigError, IngotError
+from tasks.corpus.manifest import Manifest, Store, collectable, free_bytes
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+PLAIN = None if sys.stdout.isatty() else 140
+"""Columns where there is no terminal to ask: a log holds a table's lines whole."""
+out = Console(width=PLAIN)
+err = Console(stderr=True)
+
+StoreOption = Annotated[str | None, typer.Option("--store", envvar="INGOT_STORE", help="Path or fsspec URL of the store; default ./.ingot")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(help="field=value, dotted: pretrain.steps=100 common_crawl.files=2", metavar="[FIELD=VALUE]…")
+]
+RecipeName = Annotated[str, typer.Argument(help="demo, tiny, small or base", metavar="RECIPE")]
+
+
+def open_store(url: str | None) -> Store:
+    """The store; from here on Prefect and MLflow keep to it."""
+    store = Store(url or ".ingot")
+    os.environ.update(supervisor.environment(store))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents and then does not start
+    return store
+
+
+def overrides(settings: list[str] | None) -> dict[str, Any]:
+    """field=value words as a dict. ConfigError for a word without '='."""
+    pairs = [word.partition("=") for word in settings or []]
+    for name, sign, _ in pairs:
+        if not sign:
+            raise ConfigError(f"{name!r} is not of the form field=value, for example pretrain.steps=100")
+    return {name: value for name, _, value in pairs}
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """A bar a stage while a flow runs, told by the stages' own progress."""
+    from tasks.report import listener
+
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description:<22}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, refresh_per_second=4) as progress:
+        known: dict[str, TaskID] = {}
+
+        def listen(stage: str, done: float, total: float, unit: str) -> None:
+            if unit in ("done", "complete"):
+                for name, bar in known.items():
+                    if name.split()[0] == stage and not progress.tasks[progress.task_ids.index(bar)].finished:
+                        progress.update(bar, total=max(1, int(total)), completed=max(1, int(total)), unit=f"{unit}, {int(done):,} out")
+            else:
+                if stage not in known:
+                    known[stage] = progress.add_task(stage, total=None, unit="")
+                bar = known[stage]
+                progress.update(bar, total=int(total) or None, completed=int(done), unit=unit)
+
+        token = listener.set(listen)
+        try:
+            yield
+        finally:
+            listener.reset(token)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    store: StoreOption = None,
+    rebuild: Annotated[list[str] | None, typer.Option(help="Make this stage anew although it is complete; repeat for more")] = None,
+) -> None:
+    """Run a recipe's whole chain: raw pages in, a registered model out. What is complete is skipped; a killed run resumes.
+
+    Try: `ingot run demo`, `ingot run demo pretrain.steps=50 version=short`, `ingot run small common_crawl.files=1`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # an error comes up as itself, and is told once by main()
+    changes = overrides(settings)
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import build, recipes
+        from tasks import registry
+
+        base = recipes.by_name(recipe)
+        made = recipes.resolve(base, base, changes)  # a mistake is told at once, not after the server has started
+        registry.open_tracker(place, made.register, made.name, made.version)  # MLflow's database is made meanwhile, too: it takes as long
+        ready()
+    with bars():
+        result = getattr(build, recipe)(set=changes, store=place.url, rebuild=rebuild or [])
+    out.print(closing_table(result["manifests"]))
+    if result["metrics"]:
+        shown = [f"{name} {value:.3f}" for name, value in sorted(result["metrics"].items()) if "/" not in name]
+        out.print(f"\nEvaluation: {', '.join(shown)}")
+    registered = next((m for m in result["manifests"] if m.stage == "register"), None)
+    if registered is None:
+        return
+    name = registered.info["name"]
+    question = "What is a lighthouse?"
+    out.print(
+        Panel(
+            answer(place, registered.info["model_uri"], question),
+            title=f"{name} version {registered.info['version']} is asked: {question}",
+            title_align="left",
+            box=box.ROUNDED,
+        )
+    )
+    out.print(f"Champion: {'yes' if registered.info['champion'] else 'no'} ({registered.info['why']})\n")
+    last = next(m for m in result["manifests"] if m.stage == "decontaminate")
+    out.print("Next:")
+    for command in (
+        f"ingot sample {name}@candidate '什么是灯塔？'",
+        f"ingot show {last.address}",
+        "ingot plan small",
+        "make up        # Prefect and MLflow pages, deployments, schedules",
+    ):
+        out.print(f"  {command}", highlight=False, markup=False)
+
+
+def closing_table(manifests: list[Manifest]) -> Table:
+    """Stage, in, out, what was rejected and why, seconds, where it lies."""
+    from tasks.report import row
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, right in (("stage", False), ("in", True), ("out", True), ("rejected", False), ("seconds", True), ("where", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for manifest in manifests:
+        table.add_row(*row(manifest).values())
+    return table
+
+
+def answer(store: Store, model: str, prompt: str, max_new: int = 80, temperature: float = 0.0, seed: int = 0) -> str:
+    """One chat answer of a model, greedy unless a temperature is given."""
+    from flows.recipes import by_name
+    from model.families import load
+    from model.generate import chat
+    from model.tokenizer import load as load_tokenizer
+    from tasks import registry
+
+    folder = registry.resolve(store, by_name("demo").register, model)
+    said = chat(
+        load(folder), load_tokenizer(folder), [{"role": "user", "content": prompt}], max_new=max_new, temperature=temperature, seed=seed
+    )
+    return said.text
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="Registered name, name@alias, name/version, an address of the store, or a directory")],
+    prompt: str,
+    store: StoreOption = None,
+    max_new: Annotated[int, typer.Option(help="Most tokens to generate")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    seed: int = 0,
+) -> None:
+    """Ask a model. Try: `ingot sample ingot-demo@candidate "What is a lighthouse?"`"""
+    out.print(answer(open_store(store), model, prompt, max_new, temperature, seed), highlight=False, markup=False)
+
+
+@app.command()
+def plan(recipe: RecipeName, settings: Settings = None, store: StoreOption = None) -> None:
+    """What would run, what is complete, bytes needed and free. Exit status 1 when it cannot fit."""
+    place = open_store(store)
+    from flows import planning
+
+    steps = planning.plan(recipe, overrides(settings), place)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "state", "bytes", "where"):
+        table.add_column(name, justify="right" if name == "bytes" else "left")
+    for step in steps:
+        table.add_row(step.stage, step.state, f"{step.bytes:,}", step.address)
+    out.print(table)
+    needed = sum(step.bytes for step in steps if step.state != "complete")
+    out.print(f"needs about {needed:,} bytes; {free_bytes(place):,} free in {place.url}")
+    planning.check(place, needed)
+    out.print(f"Next: ingot run {recipe} {' '.join(settings or [])}", highlight=False)
+
+
+@app.command()
+def show(
+    address: Annotated[
+        str | None, typer.Argument(help="stages/filter/demo-1a2b3c4d5e, corpora/demo/v1 …; without one: everything there is")
+    ] = None,
+    store: StoreOption = None,
+    documents: Annotated[int, typer.Option(help="Random kept and rejected documents to print")] = 3,
+    seed: Annotated[int, typer.Option(help="Another seed, other documents")] = 0,
+) -> None:
+    """A manifest: what it was made of, counts, reasons, random kept and rejected documents."""
+    place = open_store(store)
+    if address is None:
+        return list_store(place)
+    kind = address.split("/")[0]
+    if kind in ("corpora", "tokenizers", "models", "indexes"):
+        thing = place.published(*address.split("/")) if address.count("/") == 2 else None
+        if thing is None:
+            raise ConfigError(f"{address} is not published in {place.url}; `ingot show` lists what is.")
+        out.print(
+            Panel(
+                f"fingerprint {thing.fingerprint}\nparts       {', '.join(thing.parts)}\n"
+                + "\n".join(f"{k:<11} {v}" for k, v in thing.info.items()),
+                title=address,
+            )
+        )
+        return None
+    manifest = place.need(address)
+    out.print(closing_table([manifest]))
+    out.print_json(data={"made_of": manifest.made_of, "inputs": manifest.inputs, "info": manifest.info, "about": manifest.about})
+    files = Table("file", "rows", "bytes", "sha256", box=box.SIMPLE_HEAD, pad_edge=False)
+    for file in manifest.files[:20]:
+        files.add_row(file.path, "" if file.rows is None else f"{file.rows:,}", f"{file.bytes:,}", file.sha256[:12])
+    out.print(files)
+    for prefix, style in (("documents-", "green"), ("rejects-", "red")):
+        for row in pick(place, manifest, prefix, documents, seed):
+            head = f"{row['reason']} {row['value']}" if prefix == "rejects-" else f"{row['language']} {row['title']}"
+            out.print(
+                Panel(
+                    (row["text"] or "")[:600], title=f"{head} · {row['url'] or row['origin_file']}", title_align="left", border_style=style
+                )
+            )
+    if manifest.rejected:
+        reasons = Table("reason", "records", box=box.SIMPLE_HEAD, pad_edge=False)
+        for reason, count in sorted(manifest.rejected.items(), key=lambda item: -item[1]):
+            reasons.add_row(reason, f"{count:,}")
+        out.print(reasons)
+    return None
+
+
+def pick(store: Store, manifest: Manifest, prefix: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Random rows of a stage's parts; of rejects, those whose text was kept."""
+    from tasks.corpus.document import read_rows
+
+    chance = random.Random(seed)
+    chosen: list[dict[str, Any]] = []
+    rows = read_rows([store.path(manifest, f) for f in manifest.parts(prefix)])
+    for place, row in enumerate(r for r in rows if r["text"]):
+        if len(chosen) < count:
+            chosen.append(row)
+        elif (at := chance.randrange(place + 1)) < count:
+            chosen[at] = row
+    return chosen
+
+
+def list_store(store: Store) -> None:
+    table = Table("address", "in", "out", "bytes", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for thing in store.publications():
+        table.add_row(thing.address, "", f"{thing.info.get('documents', '')}", "", "published")
+    for address in store.addresses():
+        manifest = store.manifest(address)
+        if manifest is None:
+            table.add_row(address, "", "", "", "incomplete")
+        else:
+            table.add_row(address, f"{manifest.seen:,}", f"{manifest.kept:,}", f"{sum(f.bytes for f in manifest.files):,}", "")
+    out.print(table)
+
+
+@app.command()
+def verify(address: Annotated[str | None, typer.Argument(help="Default: everything complete")] = None, store: StoreOption = None) -> None:
+    """Check every file of a stage's output against its sha256; names what is damaged and how to make it anew."""
+    place = open_store(store)
+    for name in [address] if address else place.addresses():
+        manifest = place.need(name) if address else place.manifest(name)
+        if manifest is not None:
+            place.verify(manifest)
+            out.print(f"[green]✓[/green] {name}: {len(manifest.files)} files")
+
+
+@app.command()
+def gc(
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it this is a dry run")] = False,
+) -> None:
+    """List (or remove) stage outputs that nothing published, and no alias of the registry, was made from."""
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    gone = collectable(place, registry.aliases(place, by_name("demo").register))
+    table = Table("address", "bytes", "why", box=box.SIMPLE_HEAD, pad_edge=False)
+    for address, size, why in gone:
+        table.add_row(address, f"{size:,}", why)
+        if yes:
+            place.remove(address)
+    out.print(table)
+    total = sum(size for _, size, _ in gone)
+    out.print(f"{'removed' if yes else 'would free'} {total:,} bytes" + ("" if yes or not gone else "; `ingot gc --yes` does it"))
+
+
+@app.command()
+def up(
+    store: StoreOption = None,
+    host: str = "127.0.0.1",
+    prefect_port: Annotated[int, typer.Option(envvar="PREFECT_PORT")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(envvar="MLFLOW_PORT")] = 5000,
+) -> None:
+    """Prefect server, MLflow server and a worker in the foreground, with all deployments of prefect.yaml."""
+    supervisor.up(
+        open_store(store), host, prefect_port, mlflow_port, lambda text: out.print(text, highlight=False, markup=False, soft_wrap=True)
+    )
+
+
+def main() -> None:
+    """Entry point: an error raised on purpose is one clear message and exit status 1 (2 for a mistake in the call)."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        app()
+    except ConfigError as error:
+        err.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+        sys.exit(2)
+    except IngotError as error:
+        err.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+        sys.exit(1)

@@ -1,0 +1,124 @@
+"""What a recipe would do in a store: which stages are complete, which would run, and about how many bytes they need.
+
+Ingest's requests are resolved (a few small downloads); a stage whose inputs are not complete has no fingerprint yet and is said to run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flows import recipes
+from flows.recipes import Recipe
+from model.config import ModelConfig, TrainConfig
+from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, quality, wikipedia
+from tasks.corpus.download import STAGE as INGEST
+from tasks.corpus.manifest import Manifest, Stage, Store, check_space, lookup
+from tasks.evaluate import EVALUATE
+from tasks.registry import REGISTER
+from tasks.train import FINETUNE, PRETRAIN, PretrainConfig, finetune_config
+
+SHARE = {"extract": 0.12, "filter": 0.10, "dedup": 0.10, "decontaminate": 0.10, "tokenizer": 0.0, "encode": 0.12}
+"""Bytes a corpus stage writes, as a share of the raw bytes: upper ends of what the recipes made of crawl and dumps (see tests/benchmarks)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan; `bytes` it holds, or is expected to need."""
+
+    stage: str
+    state: str
+    bytes: int
+    address: str
+
+
+def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
+    """The stages of a recipe in order, state `complete` or `to run`."""
+    base = recipes.by_name(recipe_name)
+    recipe = recipes.resolve(base, base, set)
+    walk = _Walk(store, recipe)
+    sources = {role: walk.ingest(role, request) for role, request in requests(recipe).items()}
+    evaluation = walk.ingest("evaluation", files.resolve(recipe.evaluation))
+    raw = {role: m for role, m in sources.items() if m is not None}
+    whole = len(raw) == len(sources)
+    extracted = walk.step(extract.STAGE, recipe.extract, raw if whole else None)
+    filtered = walk.step(quality.STAGE, recipe.filter, _one("extract", extracted))
+    single = walk.step(dedup.STAGE, recipe.dedup, _one("filter", filtered))
+    clean = walk.step(
+        contamination.STAGE, recipe.decontaminate, {"dedup": single, "evaluation": evaluation} if single and evaluation else None
+    )
+    corpus = _one("corpus-000", clean)
+    tokens = walk.step(encode.TOKENIZER, recipe.tokenizer, corpus)
+    shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)
+    inputs = {"encode": shards, "tokenizer": tokens} if shards and tokens else None
+    base_model = walk.step(
+        PRETRAIN,
+        PretrainConfig(recipe.model, recipe.pretrain),
+        inputs,
+        training_bytes(recipe.model, recipe.pretrain, recipe.tokenizer.vocab),
+    )
+    pairs = walk.ingest("examples", files.resolve(recipe.examples))
+    inputs = {"start": base_model, "examples": pairs, "tokenizer": tokens} if base_model and pairs and tokens else None
+    model = walk.step(
+        FINETUNE, finetune_config(recipe.finetune), inputs, training_bytes(recipe.model, recipe.finetune, recipe.tokenizer.vocab)
+    )
+    inputs = {"model": model, "base": base_model, "evaluation": evaluation} if model and base_model and evaluation else None
+    scores = walk.step(EVALUATE, recipe.evaluate, inputs)
+    walk.step(
+        REGISTER,
+        recipe.register,
+        inputs | {"evaluate": scores} if inputs and scores else None,
+        training_bytes(recipe.model, recipe.finetune, recipe.tokenizer.vocab) // 6,
+    )
+    return walk.steps
+
+
+def requests(recipe: Recipe) -> dict[str, Any]:
+    """The resolved request of every source that the recipe names."""
+    found: dict[str, Any] = {}
+    if recipe.common_crawl:
+        found["commoncrawl"] = commoncrawl.resolve(recipe.common_crawl, recipe.download)
+    if recipe.wikipedia:
+        found["wikipedia"] = wikipedia.resolve(recipe.wikipedia, recipe.download)
+    if recipe.files:
+        found["files"] = files.resolve(recipe.files)
+    return found
+
+
+def training_bytes(model: ModelConfig, train: TrainConfig, vocab: int) -> int:
+    """Disk for the kept checkpoints (fp32 master, two moments and weights) and the final weights."""
+    attention = model.width * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
+    ffn = model.width * model.ffn_width * (3 if model.activation == "swiglu" else 2)
+    parameters = model.layers * (attention + ffn) + vocab * model.width * (1 if model.tie_embeddings else 2)
+    return parameters * (16 * (train.keep + 1) + 4)
+
+
+def check(store: Store, needed: int) -> None:
+    """SpaceError when it does not fit."""
+    check_space(store, needed)
+
+
+def _one(role: str, manifest: Manifest | None) -> dict[str, Manifest] | None:
+    return None if manifest is None else {role: manifest}
+
+
+class _Walk:
+    """Looks stages up in order and keeps what it finds."""
+
+    def __init__(self, store: Store, recipe: Recipe):
+        self.store, self.recipe = store, recipe
+        self.steps: list[Step] = []
+        self.raw = 0
+
+    def ingest(self, name: str, request: Any) -> Manifest | None:
+        found = lookup(self.store, INGEST, self.recipe.name, request, {})
+        size = sum(f.bytes for f in found.files) if found else int(request.bytes)
+        self.raw += size
+        self.steps.append(Step(f"ingest {name}", "complete" if found else "to run", size, found.address if found else ""))
+        return found
+
+    def step(self, stage: Stage, config: Any, inputs: Mapping[str, Manifest | None] | None, needs: int = 0) -> Manifest | None:
+        known = {role: m for role, m in (inputs or {}).items() if m is not None}
+        found = lookup(self.store, stage, self.recipe.name, config, known) if inputs is not None and len(known) == len(inputs) else None
+        size = sum(f.bytes for f in found.files) if found else max(needs, int(self.raw * SHARE.get(stage.name, 0.0)))
+        self.steps.append(Step(stage.name, "complete" if found else "to run", size, found.address if found else ""))
+        return found

@@ -1,0 +1,272 @@
+"""Batches: a pure function of (shards, their fingerprint, sequence length, batch size, seed, step). NumPy only.
+
+    batches = Batches(Stream(shards, length), fingerprint, batch, seed)     # pretraining: documents one after another
+    batches = Batches(Packed(shards, length), fingerprint, batch, seed)     # fine-tuning: whole examples in each row
+    part = batches.rows(step, lo, hi)                                       # any rows of the global batch of one step
+
+Rows depend neither on ranks nor on micro-batches, and no state goes from step to step: resuming is asking for a later step.
+Shape suffixes: B rows, L tokens, N samples or examples.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+from model.errors import EmptyError, ShardError
+from model.shards import Shard
+from model.tokenizer import PAD
+
+NO_LOSS = -100
+"""Target where nothing is learnt: torch's ignore_index."""
+PADDING = -1
+"""Document id of padding, as transformer.py has it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one global batch, int64, [B, L] each."""
+
+    tokens: np.ndarray
+    """Ids."""
+    targets: np.ndarray
+    """The id that follows each, NO_LOSS where none is to be predicted."""
+    documents: np.ndarray
+    """Number of the document within its row, PADDING for padding: attention stays within one."""
+    positions: np.ndarray
+    """Place within that document, or within as much of it as the row holds."""
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    samples: int
+    """Samples of one epoch."""
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """These samples, one a row."""
+
+    def targets(self, samples: np.ndarray) -> int:
+        """Predicted tokens of these samples together, without reading a token."""
+
+    def documents(self, sample: int) -> list[tuple[str, int]]:
+        """(shard, number in it) of every document that sample has tokens of."""
+
+
+class Stream:
+    """Documents one after another in stored order: sample k is tokens [k·length, (k+1)·length], the last one only as a target.
+
+    The first token of a document is never predicted from the one before: it is unconditional. The end token of a document is.
+    """
+
+    def __init__(self, shards: Sequence[Shard], length: int):
+        self._shards, self._length = list(shards), length
+        self._base = np.cumsum([0, *(shard.tokens for shard in shards)], dtype=np.int64)
+        tokens = int(self._base[-1])
+        self.samples = max(0, tokens - 1) // length
+        if not self.samples:
+            names = ", ".join(shard.name for shard in shards) or "no shard"
+            raise EmptyError(f"{names}: {tokens:,} tokens in all; one sample needs {length + 1:,}. Add documents or shorten length")
+
+    def _pieces(self, lo: int, hi: int) -> Iterator[tuple[Shard, int, int]]:
+        """The parts of shards that make up tokens [lo, hi) of the stream, in places of each shard."""
+        for number in range(int(np.searchsorted(self._base, lo, side="right")) - 1, len(self._shards)):
+            base, end = int(self._base[number]), int(self._base[number + 1])
+            if base >= hi:
+                return
+            if end > max(lo, base):
+                yield self._shards[number], max(lo, base) - base, min(hi, end) - base
+
+    def _begins(self, lo: int, hi: int) -> list[np.ndarray]:
+        """Places in [lo, hi) at which documents begin, relative to lo; one array a shard."""
+        found, done = [], 0
+        for shard, first, last in self._pieces(lo, hi):
+            a, b = np.searchsorted(shard.starts, (first, last))
+            found.append(shard.starts[a:b] - first + done)
+            done += last - first
+        return found
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """As Source."""
+        count, length = len(samples), self._length
+        tokens_BM = np.empty((count, length + 1), dtype=np.int64)
+        begins_BM = np.zeros((count, length + 1), dtype=bool)
+        for row, sample in enumerate(samples):
+            lo = int(sample) * length
+            tokens_BM[row] = np.concatenate([shard.tokens_T[a:b] for shard, a, b in self._pieces(lo, lo + length + 1)])
+            for begins in self._begins(lo, lo + length + 1):
+                begins_BM[row, begins] = True
+        begins_BM[:, 0] = True
+        index_L = np.arange(length)
+        starts_BL = np.maximum.accumulate(np.where(begins_BM[:, :-1], index_L, 0), axis=1)
+        targets_BL = np.where(begins_BM[:, 1:], NO_LOSS, tokens_BM[:, 1:])
+        return Batch(tokens_BM[:, :-1], targets_BL, np.cumsum(begins_BM[:, :-1], axis=1) - 1, index_L - starts_BL)
+
+    def targets(self, samples: np.ndarray) -> int:
+        """As Source."""
+        length = self._length
+        borders = sum(len(begins) for s in samples for begins in self._begins(int(s) * length + 1, (int(s) + 1) * length + 1))
+        return len(samples) * length - borders
+
+    def documents(self, sample: int) -> list[tuple[str, int]]:
+        """As Source."""
+        lo = sample * self._length
+        return [
+            (shard.name, number)
+            for shard, first, last in self._pieces(lo, lo + self._length + 1)
+            for number in range(int(np.searchsorted(shard.starts, first, side="right")) - 1, int(np.searchsorted(shard.starts, last)))
+        ]
+
+
+def plan(sizes_N: np.ndarray, length: int) -> np.ndarray:
+    """Rows of `length` tokens for whole examples: the row of each example, int32 [N]. First-fit decreasing, ties in stored order.
+
+    An example of n tokens takes n - 1 places: its last token is only a target. Raises ShardError for one that fits no row.
+    """
+    places_N = np.asarray(sizes_N, dtype=np.int64) - 1
+    if len(places_N) and (places_N.max() > length or places_N.min() < 1):
+        number = int(np.flatnonzero((places_N > length) | (places_N < 1))[0])
+        raise ShardError(f"example {number} has {sizes_N[number]:,} tokens; a row takes 2 to {length + 1:,}. Encode the examples again")
+    row_N = np.empty(len(places_N), dtype=np.int32)
+    # first fit as a tournament tree: a node holds the most room of any row below it, so the first row with room is found in log(N)
+    leaves = 1 << max(0, len(places_N) - 1).bit_length()
+    room = [length] * (2 * leaves)
+    for example in np.argsort(-places_N, kind="stable"):
+        node, need = 1, int(places_N[example])
+        while node < leaves:
+            node *= 2
+            if room[node] < need:
+                node += 1
+        row_N[example] = node - leaves
+        room[node] -= need
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return row_N
+
+
+def plan_path(prefix: Path) -> Path:
+    """Where the packing plan of a shard lies: `PREFIX.plan.npy`."""
+    return prefix.with_name(prefix.name + ".plan.npy")
+
+
+class Packed:
+    """Whole examples packed into rows by the plan stored beside each shard (`plan`), loss where the shard's mask says, padding at the end."""
+
+    def __init__(self, shards: Sequence[Shard], length: int):
+        self._length = length
+        self._rows: list[tuple[Shard, np.ndarray]] = []
+        for shard in shards:
+            path = plan_path(shard.prefix)
+            if shard.mask_T is None or not path.exists():
+                raise ShardError(f"{shard.prefix} has no loss mask or no packing plan (.mask, .plan.npy). Encode the examples again")
+            row_N = np.load(path, allow_pickle=False)
+            filled = np.bincount(row_N, weights=shard.sizes - 1) if len(row_N) == len(shard) and len(row_N) else np.array([np.inf])
+            if filled.max() > length or filled.min() < 1:
+                raise ShardError(
+                    f"{path.name} does not pack {shard.name}'s {len(shard):,} examples into rows of {length:,}. Encode them again"
+                )
+            order = np.argsort(row_N, kind="stable")
+            self._rows += [(shard, part) for part in np.split(order, np.flatnonzero(np.diff(row_N[order])) + 1)]
+        self.samples = len(self._rows)
+        if not self.samples:
+            raise EmptyError(f"{', '.join(shard.name for shard in shards)}: no example in it. Look at why examples were rejected")
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """As Source."""
+        shape = (len(samples), self._length)
+        batch = Batch(np.full(shape, PAD), np.full(shape, NO_LOSS), np.full(shape, PADDING), np.zeros(shape, dtype=np.int64))
+        for row, sample in enumerate(samples):
+            shard, examples = self._rows[int(sample)]
+            lo = 0
+            for number, example in enumerate(examples):
+                ids, mask = shard[int(example)].astype(np.int64), self._mask(shard, int(example))
+                here = slice(lo, lo + len(ids) - 1)
+                batch.tokens[row, here] = ids[:-1]
+                batch.targets[row, here] = np.where(mask[1:], ids[1:], NO_LOSS)
+                batch.documents[row, here] = number
+                batch.positions[row, here] = np.arange(len(ids) - 1)
+                lo = here.stop
+        return batch
+
+    def targets(self, samples: np.ndarray) -> int:
+        """As Source."""
+        return sum(int(self._mask(shard, int(e))[1:].sum()) for shard, examples in (self._rows[int(s)] for s in samples) for e in examples)
+
+    def documents(self, sample: int) -> list[tuple[str, int]]:
+        """As Source."""
+        shard, examples = self._rows[sample]
+        return [(shard.name, int(example)) for example in examples]
+
+    @staticmethod
+    def _mask(shard: Shard, example: int) -> np.ndarray:
+        start = int(shard.starts[example])
+        return shard.mask_T[start : start + int(shard.sizes[example])]  # type: ignore[index]
+
+
+class Batches:
+    """The global batches of one run. Every epoch has all samples once, in an order of its own; a batch may hold the end of one and the next's start."""
+
+    def __init__(self, source: Source, fingerprint: str, batch: int, seed: int):
+        self.source, self.batch = source, batch
+        self._key = f"{fingerprint}\0{seed}"
+
+    def samples(self, step: int) -> np.ndarray:
+        """Sample of each row of the global batch that follows `step` steps, int64 [B]."""
+        places = step * self.batch + np.arange(self.batch, dtype=np.int64)
+        epochs = places // self.source.samples
+        chosen = np.empty(self.batch, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = shuffled(places[here] % self.source.samples, self.source.samples, f"{self._key}\0{epoch}")
+        return chosen
+
+    def rows(self, step: int, lo: int, hi: int) -> Batch:
+        """Rows [lo, hi) of that batch."""
+        return self.source.read(self.samples(step)[lo:hi])
+
+    def targets(self, step: int) -> int:
+        """Predicted tokens of the whole global batch, by which its loss is divided on every rank."""
+        return self.source.targets(self.samples(step))
+
+    def digest(self, step: int) -> str:
+        """xxh64 of the samples, to compare what two runs were shown."""
+        return xxhash.xxh64_hexdigest(self.samples(step).astype("<i8").tobytes())
+
+    def documents(self, step: int, rows: Sequence[int]) -> list[tuple[str, int]]:
+        """(shard, number in it) of every document in these rows, without repeats."""
+        samples = self.samples(step)
+        return list(dict.fromkeys(name for row in rows for name in self.source.documents(int(samples[row]))))
+
+
+def shuffled(places: np.ndarray, count: int, key: str) -> np.ndarray:
+    """Where each place of [0, count) goes under the permutation that `key` names, int64; no other place is computed or stored.
+
+    A Feistel network over the next power of four, walked until the value is below `count` (Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains"), with splitmix64's finaliser as its round function. Unlike a generator's shuffle it is the same in every
+    NumPy version and takes no memory.
+    """
+    half = max(1, -(-(count - 1).bit_length() // 2))
+    low, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    keys = np.frombuffer(hashlib.sha512(key.encode()).digest(), dtype="<u8")
+    value, out = np.asarray(places, dtype=np.uint64), np.empty(len(places), dtype=np.int64)
+    waiting = np.arange(len(value))
+    while len(waiting):
+        left, right = value >> shift, value & low
+        for round_key in keys:  # eight rounds
+            left, right = right, left ^ (_mixed(right ^ round_key) & low)
+        value = (left << shift) | right
+        inside = value < count
+        out[waiting[inside]] = value[inside].astype(np.int64)
+        waiting, value = waiting[~inside], value[~inside]
+    return out
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

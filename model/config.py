@@ -1,0 +1,331 @@
+"""Configuration: frozen dataclasses checked by pydantic, dotted overrides, canonical JSON and fingerprints; the model layer's own configs.
+
+A section's fields have no defaults: a recipe states every value, so a partial section is refused by name.
+`metadata={"identity": False}` marks a field that cannot change results (URLs, workers, rates): it stays out of fingerprints.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from model.errors import ConfigError
+
+T = TypeVar("T")
+STRICT = {"use_attribute_docstrings": True, "extra": "forbid"}
+"""Set as `__pydantic_config__` of every config: docstrings reach Prefect's form, unknown keys are refused."""
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
+def from_dict(cls: type[T], data: Any, where: str = "") -> T:
+    """Build a config from plain data, checking types, bounds and unknown keys. Raises ConfigError naming each field."""
+    kind: Any = cls
+    try:
+        return _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            path = ".".join(str(part) for part in ([where] if where else []) + list(problem["loc"]))
+            if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+                lines.append(f"unknown field {path!r}{_nearest(cls, str(problem['loc'][-1]))}")
+            elif problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+                lines.append(f"{path!r} is missing: a section is given whole, or one field at a time as {path}=value")
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{path!r}: {message} (got {problem.get('input')!r})")
+        raise ConfigError(f"{cls.__name__}: " + "; ".join(lines)) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a config (nested dataclasses become dicts, tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy with dotted fields replaced (`{"pretrain.steps": 10}`). Values may be strings as typed in a shell: JSON is tried first,
+    but for a field that holds text.
+
+    Raises ConfigError naming an unknown field (with the nearest known one) or a bad value.
+    """
+    data = to_dict(config)
+    for path, value in changes.items():
+        place, parts = data, path.split(".")
+        for depth, part in enumerate(parts):
+            if not isinstance(place, dict) or part not in place:
+                known = list(place) if isinstance(place, dict) else []
+                raise ConfigError(
+                    f"unknown field {path!r}{_hint(part, known)}; known here: {', '.join(known) or 'nothing (the section is off)'}"
+                )
+            if depth == len(parts) - 1:
+                place[part] = _parse(value, place[part]) if isinstance(value, str) else value
+            else:
+                place = place[part]
+    return from_dict(type(config), data)
+
+
+def _parse(text: str, old: Any) -> Any:
+    """What a shell's word means for a field that held `old`: a text field takes 20261001 or 1.0 as it stands."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return text if isinstance(old, str) and not isinstance(value, str) else value
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _nearest(cls: type, name: str) -> str:
+    return _hint(name, [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else [])
+
+
+def identity(config: Any) -> Any:
+    """Plain data of a config without the fields marked `identity: False`."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: identity(getattr(config, f.name)) for f in dataclasses.fields(config) if f.metadata.get("identity", True)}
+    if isinstance(config, (list, tuple)):
+        return [identity(item) for item in config]
+    if isinstance(config, dict):
+        return {key: identity(value) for key, value in config.items()}
+    return config
+
+
+def canonical(data: Any) -> str:
+    """JSON with sorted keys, no spaces, exact numbers; NaN and infinities are refused (ValueError)."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(data: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of plain data."""
+    return hashlib.sha256(canonical(data).encode()).hexdigest()
+
+
+def differing(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted names of the leaves in which two pieces of plain data differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name for key in sorted(old.keys() | new.keys()) for name in differing(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [path or "."]
+
+
+def resource(**more: Any) -> Any:
+    """A dataclass field that cannot change results and stays out of fingerprints."""
+    return field(metadata={"identity": False}, **more)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of one Transformer. The vocabulary's size comes from the tokenizer, never from here."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["decoder", "encoder"]
+    """decoder: causal attention; encoder: every token sees its whole document."""
+    width: Annotated[int, Field(ge=8)]
+    """Size of the residual stream, d_model."""
+    layers: Annotated[int, Field(ge=1)]
+    """Number of Transformer blocks."""
+    heads: Annotated[int, Field(ge=1)]
+    """Number of query heads."""
+    kv_heads: Annotated[int, Field(ge=1)]
+    """Number of key/value heads; divides heads (grouped-query attention)."""
+    head_dim: Annotated[int, Field(ge=2)]
+    """Size of one head."""
+    ffn_width: Annotated[int, Field(ge=8)]
+    """Inner size of the feed-forward layer."""
+    context: Annotated[int, Field(ge=8)]
+    """Longest sequence, tokens."""
+    norm: Literal["rms", "layer"]
+    """RMSNorm or LayerNorm."""
+    norm_place: Literal["pre", "post"]
+    """Before each sublayer with a final norm, or after each residual sum (the article's formulas)."""
+    norm_eps: Annotated[float, Field(gt=0)]
+    """Added to the variance."""
+    positions: Literal["rotary", "learned", "sinusoidal"]
+    """Rotary in attention, or learned or sinusoidal vectors added to the embeddings."""
+    rope_theta: Annotated[float, Field(gt=0)]
+    """Base of the rotary frequencies; unused otherwise."""
+    qk_norm: bool
+    """RMSNorm over each head's queries and keys (Qwen3)."""
+    activation: Literal["swiglu", "gelu", "relu"]
+    """Feed-forward non-linearity; swiglu has a third matrix."""
+    bias: bool
+    """Biases in attention and feed-forward matrices."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability of dropping in attention weights, sublayer outputs and embeddings."""
+    tie_embeddings: bool
+    """The output matrix is the embedding matrix."""
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim % 2 and self.positions == "rotary":
+            raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of the loop, pretraining or fine-tuning. Batches are counted in sequences over all ranks."""
+
+    __pydantic_config__ = STRICT
+
+    steps: Annotated[int, Field(ge=1)]
+    """Optimizer steps of this stage; never changed in place: an extension is a new stage."""
+    batch: Annotated[int, Field(ge=1)]
+    """Sequences in one global batch."""
+    length: Annotated[int, Field(ge=8)]
+    """Tokens in one sequence."""
+    lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    min_lr: Annotated[float, Field(ge=0, le=1)]
+    """Learning rate at the end, as a share of the peak."""
+    warmup: Annotated[int, Field(ge=0)]
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "wsd"]
+    """cosine decay, or warm-up, stable, decay (WSD)."""
+    decay: Annotated[int, Field(ge=0)]
+    """Steps of the last linear decay under wsd; unused by cosine."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decoupled weight decay of AdamW, on matrices only."""
+    beta1: Annotated[float, Field(ge=0, lt=1)]
+    """AdamW's first-moment decay."""
+    beta2: Annotated[float, Field(ge=0, lt=1)]
+    """AdamW's second-moment decay."""
+    eps: Annotated[float, Field(gt=0)]
+    """AdamW's epsilon."""
+    clip: Annotated[float, Field(ge=0)]
+    """Largest global gradient norm; 0 turns clipping off."""
+    precision: Literal["fp32", "bf16"]
+    """Arithmetic of forward and backward; the optimizer keeps fp32 masters."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Seed of initialisation, of the order of samples and of noise."""
+    valid_every: Annotated[int, Field(ge=0)] = resource()
+    """Steps between evaluations on the validation shard; 0: at the end only."""
+    valid_batches: Annotated[int, Field(ge=1)] = resource()
+    """Global batches of one such evaluation."""
+    save_every: Annotated[int, Field(ge=1)] = resource()
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Annotated[int, Field(ge=1)] = resource()
+    """Complete checkpoints kept; older ones are removed after a newer one is complete."""
+    ranks: Annotated[int, Field(ge=1)] = resource()
+    """Data-parallel processes on one node."""
+    micro_batch: Annotated[int, Field(ge=1)] = resource()
+    """Sequences in one forward pass of one rank; batch = micro_batch × ranks × accumulation."""
+    zero: Annotated[int, Field(ge=0, le=3)] = resource()
+    """DeepSpeed ZeRO stage."""
+    device: Literal["auto", "cpu", "cuda"] = resource()
+    """auto: cuda where present."""
+    timeout: Annotated[float, Field(gt=0)] = resource()
+    """Seconds without a step after which the run counts as hung and is ended."""
+
+    def __post_init__(self) -> None:
+        if self.batch % (self.micro_batch * self.ranks):
+            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {self.ranks})")
+        if self.precision == "bf16" and self.zero == 0:
+            raise ValueError("zero=0 with precision=bf16 takes a phantom Adam step in DeepSpeed 0.19; set zero to 1, 2 or 3")
+        if self.warmup + (self.decay if self.schedule == "wsd" else 0) > self.steps:
+            raise ValueError(f"warmup and decay ({self.warmup} + {self.decay}) exceed steps ({self.steps})")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `python -m model.train run.json` is told: local paths and fingerprints beside the configs."""
+
+    __pydantic_config__ = STRICT
+
+    objective: Literal["pretrain", "finetune"]
+    """pretrain: concatenated documents; finetune: packed examples with a loss mask."""
+    fingerprint: str
+    """The stage's fingerprint: a checkpoint of another run is refused."""
+    data_fingerprint: str
+    """Content fingerprint of the shards: with length, batch, seed and step it decides every batch."""
+    model: ModelConfig
+    """Shape of the model."""
+    train: TrainConfig
+    """The loop's settings."""
+    vocab: int
+    """Rows of the embedding matrix (padded vocabulary)."""
+    shards: tuple[str, ...]
+    """Path prefixes of training shards (`PREFIX.bin`, `PREFIX.idx`; a loss mask beside them is `PREFIX.mask`)."""
+    valid: tuple[str, ...]
+    """Path prefixes of validation shards; may be empty."""
+    tokenizer: str
+    """Directory of the tokenizer, copied beside the final weights."""
+    start: str | None
+    """Model directory (safetensors) to start from; None: fresh weights from the seed."""
+    out: str
+    """Directory of this run: checkpoints/, metrics.jsonl and at the end model/."""
+
+
+def qwen3(width: int, layers: int, heads: int, kv_heads: int, ffn_width: int, context: int) -> ModelConfig:
+    """The house default: a decoder of Qwen3's shape, which transformers, vLLM, SGLang and onnxruntime load with no code of ours.
+
+    Heads are width / heads wide. The rotary base is RoFormer's 10,000, made for contexts of a few thousand tokens; Qwen3's own 1,000,000
+    serves 32k and more, and within a short context leaves most rotary pairs almost still.
+    """
+    return ModelConfig(
+        kind="decoder",
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=width // heads,
+        ffn_width=ffn_width,
+        context=context,
+        norm="rms",
+        norm_place="pre",
+        norm_eps=1e-6,
+        positions="rotary",
+        rope_theta=10_000.0,
+        qk_norm=True,
+        activation="swiglu",
+        bias=False,
+        dropout=0.0,
+        tie_embeddings=True,
+    )
+
+
+def article_formula(
+    kind: Literal["decoder", "encoder"], width: int, layers: int, heads: int, ffn_width: int, context: int, dropout: float
+) -> ModelConfig:
+    """The article's formulas: post-norm, x = LayerNorm(x + Sublayer(x)), and sinusoidal positions (Vaswani et al. 2017, §3)."""
+    return ModelConfig(
+        kind=kind,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        ffn_width=ffn_width,
+        context=context,
+        norm="layer",
+        norm_place="post",
+        norm_eps=1e-5,
+        positions="sinusoidal",
+        rope_theta=10_000.0,
+        qk_norm=False,
+        activation="relu",
+        bias=True,
+        dropout=dropout,
+        tie_embeddings=True,
+    )
+
+
+def article_listing(
+    kind: Literal["decoder", "encoder"], width: int, layers: int, heads: int, ffn_width: int, context: int, dropout: float
+) -> ModelConfig:
+    """The article's listing: the same parts as its formulas, but pre-norm, x = x + Dropout(Sublayer(LayerNorm(x)))."""
+    return replace(article_formula(kind, width, layers, heads, ffn_width, context, dropout), norm_place="pre")

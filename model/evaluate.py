@@ -1,0 +1,266 @@
+"""Scores of a decoder: (model, tokenizer, items) in, a plain dict of named floats out. Works on CPU and CUDA, in batches.
+
+    bits_per_byte(model, tokenizer, [{"text": …, "language": "en"}, …])    bits_per_byte, bits_per_byte/en …
+    minimal_pairs(model, tokenizer, {"blimp": read_pairs(path)})           minimal_pairs, minimal_pairs/blimp …
+    multiple_choice(model, tokenizer, {"copa": read_choices(path)})        choice/copa, choice_norm/copa …
+
+Under a name stand `…/n` (items counted), `…/stderr` (standard error of an accuracy) and `…/set_aside` (items that do not fit the model).
+
+Training masks attention at document borders, so nothing predicts a document's first token: in bits per byte it is charged as uniform over
+the vocabulary (which keeps them a true code length), and in comparisons it cancels out.
+"""
+
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from model.config import STRICT, resource
+from model.errors import EmptyError, InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from model.transformer import Transformer
+
+Scored = tuple[tuple[int, ...], int]
+"""Ids and the index (≥ 1) of the first one whose probability counts."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a model is scored; what it is scored on are inputs of the stage."""
+
+    __pydantic_config__ = STRICT
+
+    samples: tuple[str, ...]
+    """Prompts that the model continues or answers, for people to read."""
+    max_new: Annotated[int, Field(ge=1)]
+    """Most tokens of one sample."""
+    batch: Annotated[int, Field(ge=1)] = resource()
+    """Sequences in one forward pass."""
+
+
+def bits_per_byte(model: "Transformer", tokenizer: "Tokenizer", documents: Iterable[Mapping[str, Any]], batch: int = 8) -> dict[str, float]:
+    """-Σ log2 p over the tokens of all documents, END_OF_TEXT included, divided by their UTF-8 bytes; also for each `language` given.
+
+    A document longer than the context is read in windows that overlap: from the second on, each adds half a context of new tokens, seen
+    behind the other half. Raises EmptyError if no document has text.
+    """
+    from model.tokenizer import encode_documents
+
+    bits: dict[str, float] = defaultdict(float)
+    size: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int)
+    rows = iter(documents)
+    while group := list(islice(rows, 64 * batch)):  # bounds memory: documents may be many
+        group = [row for row in group if row["text"]]
+        pieces: list[Scored] = []
+        owners: list[int] = []
+        for owner, ids in enumerate(encode_documents(tokenizer, [row["text"] for row in group])):
+            for start, stop, first in windows(len(ids), model.config.context):
+                pieces.append((tuple(ids[start:stop].tolist()), first))
+                owners.append(owner)
+        nats = [math.log(tokenizer.get_vocab_size())] * len(group)
+        for owner, score in zip(owners, log_likelihoods(model, tokenizer, pieces, batch), strict=True):
+            nats[owner] -= score
+        for row, cost in zip(group, nats, strict=True):
+            for name in ("bits_per_byte", *([f"bits_per_byte/{row['language']}"] if row.get("language") else [])):
+                bits[name] += cost / math.log(2)
+                size[name] += len(row["text"].encode())
+                count[name] += 1
+    if not size:
+        raise EmptyError("bits per byte: no held-out document has text. Look at the validation split of encode")
+    return {name: bits[name] / size[name] for name in bits} | {f"{name}/n": float(count[name]) for name in count}
+
+
+def minimal_pairs(
+    model: "Transformer", tokenizer: "Tokenizer", items: Mapping[str, Sequence[Mapping[str, Any]]], batch: int = 32
+) -> dict[str, float]:
+    """Share of pairs whose acceptable sentence is the more probable one (BLiMP, Warstadt et al. 2020); equal ones count as wrong.
+
+    `items`: a name (of a file) → rows with sentence_good and sentence_bad. The score without a name is the mean over names.
+    """
+    from model.tokenizer import encode
+
+    result: dict[str, float] = {}
+    for name, rows in items.items():
+        pairs = [tuple(tuple(encode(tokenizer, row[key])) for key in ("sentence_good", "sentence_bad")) for row in rows]
+        fitting = [pair for pair in pairs if all(0 < len(ids) <= model.config.context for ids in pair)]
+        scores = log_likelihoods(model, tokenizer, [(ids, 1) for pair in fitting for ids in pair], batch)
+        right = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
+        result |= _accuracy(f"minimal_pairs/{name}", right, len(pairs) - len(fitting))
+    return result | _mean("minimal_pairs", result, items)
+
+
+def multiple_choice(
+    model: "Transformer", tokenizer: "Tokenizer", items: Mapping[str, Sequence[Mapping[str, Any]]], batch: int = 32
+) -> dict[str, float]:
+    """Zero-shot accuracy: the gold choice must be strictly the most probable after the query, by its summed log-likelihood (choice/…) and
+    by that sum divided by the choice's UTF-8 bytes (choice_norm/…); beside them the accuracy of guessing (choice/…/chance).
+
+    `items`: a name (of a file) → rows with query, choices and gold. A query longer than the context loses its beginning.
+    """
+    result: dict[str, float] = {}
+    for name, rows in items.items():
+        questions = [(row, _question(row, tokenizer, model.config.context)) for row in rows]
+        fitting = [(row, pieces) for row, pieces in questions if pieces]
+        scores = iter(log_likelihoods(model, tokenizer, [piece for _, pieces in fitting for piece in pieces], batch))
+        plain, normed, chance = [], [], []
+        for row, pieces in fitting:
+            sums = list(islice(scores, len(pieces)))
+            plain.append(_wins(sums, row["gold"]))
+            normed.append(_wins([total / len(text.encode()) for total, text in zip(sums, row["choices"], strict=True)], row["gold"]))
+            chance.append(1 / len(pieces))
+        aside = len(questions) - len(fitting)
+        result |= _accuracy(f"choice/{name}", plain, aside) | _accuracy(f"choice_norm/{name}", normed, aside)
+        result[f"choice/{name}/chance"] = sum(chance) / len(chance)
+    return result | _mean("choice", result, items) | _mean("choice_norm", result, items)
+
+
+def samples(
+    model: "Transformer", tokenizer: "Tokenizer", prompts: Sequence[str], max_new: int, as_chat: bool = False
+) -> list[dict[str, str]]:
+    """Greedy continuations of the prompts, or answers to them: rows of prompt, text and finished (stop or length)."""
+    from model.generate import generate
+    from model.tokenizer import encode, render
+
+    ids = [render([{"role": "user", "content": p}], tokenizer, answer=True)[0] if as_chat else encode(tokenizer, p) for p in prompts]
+    written = generate(model, tokenizer, ids, max_new)
+    return [{"prompt": p, "text": one.text, "finished": one.finished} for p, one in zip(prompts, written, strict=True)]
+
+
+def windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, first): every token but the document's first is scored once, in [start + first, stop) of its window."""
+    end = min(length, context)
+    yield 0, end, 1
+    while end < length:
+        stop = min(end + context // 2, length)
+        yield stop - context, stop, context - (stop - end)
+        end = stop
+
+
+def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Sequence[Scored], batch: int) -> list[float]:
+    """Σ ln p(ids[t] | ids[:t]) for t ≥ first, for each (ids, first) in order. Sequences are at most a context long.
+
+    Equal sequences are computed once: in different batches they could differ by rounding, and a tie would be decided by it.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from model.generate import inference
+    from model.tokenizer import PAD
+
+    scores: dict[Scored, float] = {}
+    ordered = sorted(set(sequences), key=lambda one: (-len(one[0]), one))
+    with inference(model, tokenizer) as device:
+        for begin in range(0, len(ordered), batch):
+            group = ordered[begin : begin + batch]
+            length = len(group[0][0])
+            # padded on the right: a causal model's earlier tokens do not see it
+            tokens_BT = torch.tensor([[*ids, *[PAD] * (length - len(ids))] for ids, _ in group], device=device)
+            places_T = torch.arange(1, length, device=device)
+            bounds_B2 = torch.tensor([(first, len(ids)) for ids, first in group], device=device)
+            counted_BT = (places_T >= bounds_B2[:, :1]) & (places_T < bounds_B2[:, 1:])
+            if length < 2:
+                scores |= dict.fromkeys(group, 0.0)
+                continue
+            hidden_NC = model(tokens_BT, hidden=True)[:, :-1][counted_BT]
+            targets_N = tokens_BT[:, 1:][counted_BT]
+            # in slices: logits of a whole batch over a large vocabulary would take gigabytes
+            slices = zip(hidden_NC.split(1024), targets_N.split(1024), strict=True)
+            costs_N = torch.cat([F.cross_entropy(model.output(h_NC).float(), t_N, reduction="none") for h_NC, t_N in slices])
+            parts = costs_N.double().cpu().split(counted_BT.sum(1).tolist())
+            scores |= {one: -float(part.sum()) for one, part in zip(group, parts, strict=True)}
+    return [scores[one] for one in sequences]
+
+
+def _question(row: Mapping[str, Any], tokenizer: "Tokenizer", context: int) -> list[Scored]:
+    """Query and each choice as ids; empty if a choice alone does not fit.
+
+    The format is llm-foundry's: a query that says "Question:" is followed by "Answer:" on a line of its own, others directly by the choice.
+    """
+    from model.tokenizer import encode
+
+    query = row["query"].rstrip()
+    query_ids = encode(tokenizer, f"{query}\nAnswer:" if query.startswith("Question:") else query)
+    pieces: list[Scored] = []
+    for choice in row["choices"]:
+        ids = encode(tokenizer, f" {choice}")
+        if len(ids) >= context:
+            return []
+        before = query_ids[-(context - len(ids)) :]
+        pieces.append(((*before, *ids), max(1, len(before))))
+    return pieces
+
+
+def _wins(scores: Sequence[float], gold: int) -> bool:
+    return all(scores[gold] > score for place, score in enumerate(scores) if place != gold)
+
+
+def _accuracy(name: str, right: Sequence[bool], aside: int) -> dict[str, float]:
+    if not right:
+        raise EmptyError(f"{name}: none of {aside:,} items fits the model's context. Give a set of shorter items or a longer context")
+    share = sum(right) / len(right)
+    error = math.sqrt(share * (1 - share) / len(right))
+    return {name: share, f"{name}/n": float(len(right)), f"{name}/stderr": error, f"{name}/set_aside": float(aside)}
+
+
+def _mean(name: str, result: Mapping[str, float], items: Mapping[str, Any]) -> dict[str, float]:
+    if not items:
+        return {}
+    share = sum(result[f"{name}/{one}"] for one in items) / len(items)
+    error = math.sqrt(sum(result[f"{name}/{one}/stderr"] ** 2 for one in items)) / len(items)
+    return {name: share, f"{name}/stderr": error, f"{name}/n": sum(result[f"{name}/{one}/n"] for one in items)}
+
+
+def read_pairs(path: Path | str) -> list[dict[str, Any]]:
+    """Rows of a BLiMP file (.jsonl or .jsonl.gz). Raises InputError naming file and line of what is none."""
+    return list(_rows(Path(path), {"sentence_good": str, "sentence_bad": str}))
+
+
+def read_choices(path: Path | str) -> list[dict[str, Any]]:
+    """Rows of an llm-foundry multiple-choice file (.jsonl or .jsonl.gz). Raises InputError naming file and line of what is none."""
+    rows = []
+    for number, row in enumerate(_rows(Path(path), {"query": str, "choices": list, "gold": int}), 1):
+        choices = row["choices"]
+        if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices) or not 0 <= row["gold"] < len(choices):
+            raise InputError(
+                f"{path} item {number}: choices must be two texts or more and gold the index of one, not {row['gold']!r} of {choices!r}"
+            )
+        rows.append(row)
+    return rows
+
+
+def read_documents(path: Path | str) -> list[dict[str, Any]]:
+    """Held-out documents, rows of text and maybe language (.jsonl or .jsonl.gz). Raises InputError naming file and line of what is none."""
+    return list(_rows(Path(path), {"text": str}))
+
+
+def _rows(path: Path, fields: Mapping[str, type]) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                wrong = [
+                    name for name, kind in fields.items() if not isinstance(row, dict) or type(row.get(name)) is not kind or row[name] == ""
+                ]
+                if wrong:
+                    raise InputError(
+                        f"{path} line {number}: {', '.join(wrong)} missing, empty or of a wrong type; needed: {', '.join(fields)}"
+                    )
+                yield row
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} line {number}: {error}. Mend the file or take it out of the evaluation") from None
+    if not number:
+        raise InputError(f"{path} is empty. Mend the file or take it out of the evaluation")

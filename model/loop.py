@@ -1,0 +1,322 @@
+"""The one training loop: load or initialise → batch → micro-batches → step → evaluate → save. Runs on every rank of a torchrun (model/train.py).
+
+A Run in; metrics.jsonl, checkpoints/, at the end model/ and done.json under run.out. Batches are a function of the step and dropout's noise
+of (seed, step, rank), so resuming needs nothing but the last complete checkpoint. Shape suffixes: B rows of a global batch, N samples.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from model import checkpoint, families, objectives, zero
+from model.batches import Batch, Batches, Packed, Source, Stream, shuffled
+from model.config import Run, to_dict
+from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
+from model.peak import peak_flops
+from model.shards import Shard
+from model.transformer import Transformer, flops_per_token
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes this is, and what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """The one that writes."""
+        return self.rank == 0
+
+
+def train(run: Run) -> None:
+    """The loop, on every rank of a torchrun. Raises FatalErrors of the run, its files and its numbers."""
+    if "RANK" not in os.environ:
+        raise ConfigError("model.train runs under torchrun: torchrun --standalone --nproc-per-node RANKS -m model.train RUN.json")
+    settings, out = run.train, Path(run.out)
+    zero.accumulation(settings, int(os.environ["WORLD_SIZE"]))
+    if run.model.kind != "decoder":
+        raise ConfigError(f"objective {run.objective} predicts the next token and needs a decoder; model.kind is {run.model.kind}")
+    if settings.length > run.model.context:
+        raise ConfigError(
+            f"train.length ({settings.length}) exceeds model.context ({run.model.context}); shorten it or lengthen the context"
+        )
+    batches = Batches(source(run, run.shards), run.data_fingerprint, settings.batch, settings.seed)
+    valid = source(run, run.valid) if run.valid else None
+    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
+    engine = _engine(run, place)
+
+    saved = {"run": to_dict(run), "world": place.world}
+    found, skipped = _latest(out / "checkpoints", run.fingerprint, place)
+    if found:
+        _fits(found, saved)
+        engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
+    step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
+    log = Metrics(out / "metrics.jsonl", step) if place.first else None
+    if log and (found or skipped):
+        log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped]})
+
+    tokens = settings.batch * settings.length
+    peak = peak_flops(place.device, settings.precision)
+    flops = flops_per_token(run.model, run.vocab, settings.length)
+    while step < settings.steps:
+        begun = time.perf_counter()
+        rate = zero.learning_rate(settings, step)
+        loss, norm = update(engine, batches, run, step, rate, place)
+        digest, step = batches.digest(step), step + 1
+        seconds = time.perf_counter() - begun
+        row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
+        row |= {"seconds": seconds, "batch": digest, "rss_bytes": _memory()}
+        row |= {"mfu": flops * tokens / seconds / (peak * place.world)} if peak else {}
+        metrics |= row
+        if log:
+            log.write(row)
+        last = step == settings.steps
+        if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
+            loss = evaluate(engine, valid, run, place)
+            checked = {"step": step, "valid_loss": loss, "valid_bits_per_token": loss / math.log(2)}
+            metrics |= checked
+            if log:
+                log.write(checked)
+        if last or step % settings.save_every == 0:
+            _save(engine, run, step, saved, metrics, log)
+    _finish(engine, run, metrics, place)
+    dist.destroy_process_group()
+
+
+def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
+    """One optimizer step: the loss over all targets of the global batch, nats a token, and the gradient norm before clipping.
+
+    Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
+    """
+    settings = run.train
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed(_mixed(settings.seed, step, place.rank))  # dropout: no state to save, none carried over
+    parts, targets = zero.accumulation(settings, place.world), batches.targets(step)
+    sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
+    for part in range(parts):
+        lo = (part * place.world + place.rank) * settings.micro_batch
+        here = slice(lo, lo + settings.micro_batch)
+        tokens, labels, documents, positions = _tensors(batches.rows(step, here.start, here.stop), place.device)
+        row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+        engine.backward(objectives.share(row_sums, targets, parts * place.world))
+        sums_B[here] = row_sums.detach()
+        if part + 1 < parts:
+            engine.step()  # counts a micro-batch; the last one, after the loss was looked at, updates
+    dist.all_reduce(sums_B)
+    if not torch.isfinite(sums_B).all():
+        raise _non_finite("the loss", step, batches, torch.nonzero(~torch.isfinite(sums_B)).flatten().tolist())
+    norm = None if settings.zero else _norm(engine.module)
+    engine.step()
+    norm = engine.get_global_grad_norm() if norm is None else norm
+    if norm is None or not math.isfinite(norm) or not engine.was_step_applied():
+        raise _non_finite(f"the gradient norm ({norm})", step, batches, range(settings.batch))
+    return objectives.mean(sums_B, targets), float(norm)
+
+
+def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
+    """Loss on the validation shards, nats a token: the same samples at every call, each once, whatever ranks and micro-batches are."""
+    settings = run.train
+    count = min(valid.samples, settings.valid_batches * settings.batch)
+    chosen = shuffled(torch.arange(count).numpy(), valid.samples, f"{run.data_fingerprint}\0valid")
+    sums_N = torch.zeros(count, dtype=torch.float32, device=place.device)
+    engine.eval()
+    with torch.no_grad():
+        for lo in range(0, count, settings.micro_batch * place.world):
+            here = slice(lo + place.rank * settings.micro_batch, min(count, lo + (place.rank + 1) * settings.micro_batch))
+            idle = here.start >= here.stop
+            # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
+            tokens, labels, documents, positions = _tensors(valid.read(chosen[:1] if idle else chosen[here]), place.device)
+            row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+            if not idle:
+                sums_N[here] = row_sums
+    engine.train()
+    dist.all_reduce(sums_N)
+    return objectives.mean(sums_N, valid.targets(chosen))
+
+
+def source(run: Run, prefixes: tuple[str, ...]) -> Source:
+    """The samples of shards as the run's objective reads them."""
+    shards = [Shard(prefix) for prefix in prefixes]
+    return Packed(shards, run.train.length) if run.objective == "finetune" else Stream(shards, run.train.length)
+
+
+class Metrics:
+    """metrics.jsonl, one object a line, flushed. Lines beyond the step that a run resumes at are cut: what follows writes them anew."""
+
+    def __init__(self, path: Path, step: int):
+        kept = []
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() and step else []:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        temporary = path.with_name(path.name + ".tmp")  # a new file always: `launch` knows by that where its rows begin
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, row: Row) -> None:
+        """Append one row."""
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make all rows durable: a checkpoint must not outlive the rows that led to it."""
+        os.fsync(self._file.fileno())
+
+
+def _save(engine: Any, run: Run, step: int, saved: Row, metrics: Row, log: Metrics | None) -> None:
+    directory = Path(run.out) / "checkpoints"
+    if log:
+        checkpoint.clear(directory, step)
+    dist.barrier()
+    engine.save_checkpoint(str(directory), tag=checkpoint.step_name(step), save_latest=False)
+    dist.barrier()
+    if log:
+        log.sync()
+        checkpoint.complete(directory, step, run.fingerprint, saved, metrics)
+        checkpoint.prune(directory, run.train.keep)
+
+
+def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
+    """Consolidated fp32 weights with config and tokenizer into model/, then done.json. One parameter at a time is gathered from all ranks."""
+    from deepspeed.utils import safe_get_full_fp32_param  # imports all of DeepSpeed, which must know the device by then
+
+    out = Path(run.out)
+    state = {}
+    for name, parameter in engine.module.named_parameters():
+        whole = safe_get_full_fp32_param(parameter) if run.train.zero else parameter.detach()
+        if place.first:
+            state[name] = whole.to("cpu", torch.float32, copy=True).view(parameter.ds_shape if run.train.zero == 3 else parameter.shape)
+    if place.first:
+        with torch.device("meta"):
+            model = Transformer(run.model, run.vocab)
+        model.load_state_dict(state, strict=not run.model.tie_embeddings, assign=True)
+        model.tie()
+        folder = out / "model.tmp"
+        shutil.rmtree(folder, ignore_errors=True)
+        families.save(model, run.model, run.vocab, folder)
+        for file in Path(run.tokenizer).iterdir():
+            shutil.copyfile(file, folder / file.name)
+        for file in folder.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(out / "model", ignore_errors=True)
+        os.replace(folder, out / "model")
+        checkpoint.write_json(out / "done.json", {"step": run.train.steps, "fingerprint": run.fingerprint, "metrics": metrics})
+    dist.barrier()
+
+
+def _engine(run: Run, place: Place) -> Any:
+    """DeepSpeed's engine over the model that the run starts from."""
+    settings = run.train
+    torch.manual_seed(settings.seed)
+    torch.use_deterministic_algorithms(place.device.type == "cpu")
+    # a debugging aid that the line above turns on; it writes NaN over every buffer and costs more than the step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    deepspeed = _deepspeed(place.device, timedelta(seconds=settings.timeout))
+    if run.start:
+        model = families.load(run.start)
+        if (model.config, model.vocab) != (run.model, run.vocab):
+            raise InputError(
+                f"{run.start} holds {model.config} with {model.vocab} rows; this run has {run.model} with {run.vocab}. Use its shape"
+            )
+    else:
+        model = Transformer(run.model, run.vocab)
+        model.init_weights(settings.seed)
+    config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
+    return deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+
+
+def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint.Checkpoint | None, list[checkpoint.Skipped]]:
+    """checkpoint.latest, its hashing done by one rank for all."""
+    answer = [checkpoint.latest(directory, fingerprint) if place.first else None]
+    dist.broadcast_object_list(answer, 0, device=place.device)
+    assert answer[0] is not None
+    return answer[0]
+
+
+def _fits(found: checkpoint.Checkpoint, saved: Row) -> None:
+    """ZeRO's files are cut by rank and stage: they can be read by the same number of ranks and the same stage only."""
+    then, now = found.config, saved
+    for name, old, new in (
+        ("ranks in all", then["world"], now["world"]),
+        ("train.zero", then["run"]["train"]["zero"], now["run"]["train"]["zero"]),
+    ):
+        if old != new:
+            raise CheckpointError(
+                f"{found.path} was saved with {name} {old}, this run has {new}. Set it back, or remove checkpoints/ to start over."
+            )
+
+
+def _device(run: Run) -> torch.device:
+    kind = run.train.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("train.device is cuda, but torch finds no CUDA device here; set it to cpu or auto, or install torch for CUDA")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device("cpu")
+
+
+def _deepspeed(device: torch.device, patience: timedelta) -> Any:
+    """DeepSpeed over a process group of ours. On a CPU it would first compile a shared-memory extension (20 s and a compiler), which
+    training does not use: told that none of its extensions fits here, it goes on without.
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    # its autotuner, unused here, imports MLflow where there is one: as long as all the rest
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+    import deepspeed
+
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    deepspeed.init_distributed(timeout=patience, verbose=False)
+    return deepspeed
+
+
+def _tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Tokens, targets, documents, positions, [B, L] each."""
+    return tuple(torch.from_numpy(a).to(device) for a in (batch.tokens, batch.targets, batch.documents, batch.positions))
+
+
+def _norm(module: Any) -> float:
+    """L2 norm of all gradients, already averaged over ranks. DeepSpeed gives none at stage 0."""
+    return float(
+        torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]))
+    )
+
+
+def _memory() -> int:
+    """Resident bytes of this process, and what it holds on a GPU."""
+    return psutil.Process().memory_info().rss + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
+
+
+def _mixed(*numbers: int) -> int:
+    return hash(numbers) & (2**63 - 1)  # of integers: the same in every process
+
+
+def _non_finite(what: str, step: int, batches: Batches, rows: Any) -> NonFiniteError:
+    names = [f"{shard} {number}" for shard, number in batches.documents(step, list(rows))]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+    return NonFiniteError(
+        f"{what} of step {step + 1} is not finite. Documents (shard, number): {shown}. Look at them, lower lr, lengthen warmup or set clip."
+    )

@@ -1,0 +1,270 @@
+"""One Transformer, encoder or decoder, shaped by a ModelConfig: tokens in, logits (or hidden states) out.
+
+    model = Transformer(config, vocab)
+    model.init_weights(seed)                          # before this (or families.load) the weights mean nothing
+    logits_BTV = model(tokens_BT)                     # each row is one document: the fast path without a mask
+    logits_BTV = model(tokens_BT, documents_BT=d_BT)  # attention stays within equal ids; padding is a document of its own, id -1
+
+Shape suffixes: B rows, T tokens, S tokens seen so far (cache), C width, H query heads, K key/value heads, D head size, F feed-forward
+width, V vocabulary. Angles and sinusoids are computed from positions in fp32 at every call: buffers would be rounded by `model.bfloat16()`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.errors import ConfigError, InputError
+
+PADDING = -1
+"""Document id of padding: it attends to itself only, so that no softmax is empty, and nothing attends to it."""
+
+
+class Cache:
+    """Keys and values of every layer for decoding, allocated once; for inference only, since it is written in place.
+
+    Rows advance together. Prompts of unequal length are padded on the left with document id PADDING.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, length: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        if config.kind != "decoder":
+            raise ConfigError("a cache of keys and values needs a decoder; this model is an encoder: call it without cache")
+        shape = (config.layers, rows, config.kv_heads, length, config.head_dim)
+        self.keys_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
+        self.values_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
+        self.documents_BS = torch.zeros((rows, length), device=device, dtype=torch.long)
+        self.length = 0
+        self.capacity = length
+
+    def extend(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one layer; returns all of its keys and values so far, [B, K, S, D]."""
+        end = self.length + k_BKTD.shape[2]
+        self.keys_LBKSD[layer, :, :, self.length : end] = k_BKTD
+        self.values_LBKSD[layer, :, :, self.length : end] = v_BKTD
+        return self.keys_LBKSD[layer, :, :, :end], self.values_LBKSD[layer, :, :, :end]
+
+
+def norm(config: ModelConfig, width: int) -> nn.Module:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the last dimension."""
+    return nn.RMSNorm(width, eps=config.norm_eps) if config.norm == "rms" else nn.LayerNorm(width, eps=config.norm_eps)
+
+
+def angles(positions_BT: Tensor, size: int, theta: float) -> Tensor:
+    """position · theta^(-2i/size) for i < size/2: the phases of rotary and sinusoidal positions, fp32, [B, T, size/2]."""
+    exponents = torch.arange(0, size, 2, device=positions_BT.device, dtype=torch.float32) / size
+    return positions_BT[..., None].float() * (1.0 / theta**exponents)
+
+
+def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i+1) = cos of the same (Vaswani et al. 2017, §3.5), fp32, [B, T, width]."""
+    phase = angles(positions_BT, width, 10_000.0)
+    return torch.stack((phase.sin(), phase.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (x_i, x_{i+D/2}) by their angles (RoFormer, Su et al. 2021, with the halves laid out as Llama and Qwen3 have them)."""
+    cos_B1TD, sin_B1TD = rotary
+    first, second = x_BHTD.chunk(2, dim=-1)
+    return x_BHTD * cos_B1TD + torch.cat((-second, first), dim=-1) * sin_B1TD
+
+
+def restart(documents_BT: Tensor) -> Tensor:
+    """Positions counted from the first token of each run of equal document ids, [B, T]."""
+    index_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    begins_BT = F.pad(documents_BT[:, 1:] != documents_BT[:, :-1], (1, 0), value=True)
+    return index_T - torch.where(begins_BT, index_T, 0).cummax(dim=1).values
+
+
+class Attention(nn.Module):
+    """softmax(q kᵀ / √D) v over query heads; groups of H/K query heads share one key/value head."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.dropout
+        self.group = config.heads // config.kv_heads
+        self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=config.bias)
+        self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.bias)
+        self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.bias)
+        self.o = nn.Linear(config.heads * config.head_dim, config.width, bias=config.bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | None, causal: bool, cache: Cache | None
+    ) -> Tensor:
+        B, T, _ = x_BTC.shape
+        # heads viewed with -1: under tensor parallelism a rank holds only some of them
+        q_BTHD = self.q(x_BTC).view(B, T, -1, self.head_dim)
+        k_BTKD = self.k(x_BTC).view(B, T, -1, self.head_dim)
+        v_BKTD = self.v(x_BTC).view(B, T, -1, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
+        q_BHTD, k_BKTD = q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2)
+        if rotary is not None:
+            q_BHTD, k_BKTD = rotate(q_BHTD, rotary), rotate(k_BKTD, rotary)
+        if cache is not None:
+            k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
+        if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
+            k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
+        dropout = self.dropout if self.training else 0.0
+        out_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask_B1TS, dropout_p=dropout, is_causal=causal)
+        return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x))); with swiglu down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.ffn_width, bias=config.bias) if config.activation == "swiglu" else None
+        self.up = nn.Linear(config.width, config.ffn_width, bias=config.bias)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=config.bias)
+        self.activation = F.relu if config.activation == "relu" else F.gelu
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        inner_BTF = F.silu(self.gate(x_BTC)) * self.up(x_BTC) if self.gate is not None else self.activation(self.up(x_BTC))
+        return self.down(inner_BTF)
+
+
+class Block(nn.Module):
+    """Pre-norm: x + Dropout(Sublayer(Norm(x))). Post-norm: Norm(x + Dropout(Sublayer(x)))."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.post = config.norm_place == "post"
+        self.attention = Attention(config, layer)
+        self.attention_norm = norm(config, config.width)
+        self.ffn = FeedForward(config)
+        self.ffn_norm = norm(config, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | None, causal: bool, cache: Cache | None
+    ) -> Tensor:
+        if self.post:
+            x_BTC = self.attention_norm(x_BTC + self.dropout(self.attention(x_BTC, rotary, mask_B1TS, causal, cache)))
+            return self.ffn_norm(x_BTC + self.dropout(self.ffn(x_BTC)))
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), rotary, mask_B1TS, causal, cache))
+        return x_BTC + self.dropout(self.ffn(self.ffn_norm(x_BTC)))
+
+
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding without values: nn.Embedding's own draw, on the meta device of families.load, would import torch._dynamo (1.5 s of CPU)."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, a last norm if pre-norm, and the output matrix to `vocab` logits."""
+
+    def __init__(self, config: ModelConfig, vocab: int):
+        super().__init__()
+        self.config, self.vocab = config, vocab
+        self.embed = table(vocab, config.width)
+        self.place = table(config.context, config.width) if config.positions == "learned" else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = norm(config, config.width) if config.norm_place == "pre" else nn.Identity()
+        self.output = nn.Linear(config.width, vocab, bias=False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
+        if self.config.tie_embeddings:
+            self.output.weight = self.embed.weight
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """All initialisation: matrices normal(0, .02), those that write into the residual stream scaled by 1/√(2·layers) (GPT-2), norms
+        one, biases zero. Drawn on the CPU from a generator of its own: it depends on the seed and the shape, not on rank or global state.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+                continue
+            residual = name.endswith(("attention.o.weight", "ffn.down.weight"))
+            std = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+        hidden: bool = False,
+    ) -> Tensor:
+        """Logits [B, T, V], or with `hidden` the states before the output matrix [B, T, C].
+
+        tokens_BT: ids below `vocab`. documents_BT: integers; a token attends only to tokens of the same id (and, in a decoder, not later);
+        None means one document a row. positions_BT: None counts from the start of each document, or from the end of the cache.
+        Raises InputError if the sequence is longer than the context, or than the room left in the cache. The slots of a cache may outnumber
+        the context, as long as no position does.
+        """
+        B, T = tokens_BT.shape
+        start = cache.length if cache is not None else 0
+        room = cache.capacity if cache is not None else self.config.context
+        if start + T > room:
+            raise InputError(
+                f"a sequence of {start + T:,} tokens does not fit {room:,} ({'cache' if cache else 'model context'}); shorten it"
+            )
+        if positions_BT is None:
+            if documents_BT is not None and start == 0:
+                positions_BT = restart(documents_BT)
+            else:
+                positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
+        mask_B1TS = self._mask(documents_BT, cache, B, T)
+        x_BTC = self.embed(tokens_BT)
+        rotary = None
+        if self.config.positions == "rotary":
+            phase_B1TD = angles(positions_BT, self.config.head_dim, self.config.rope_theta).repeat(1, 1, 2)[:, None]
+            rotary = phase_B1TD.cos().to(x_BTC.dtype), phase_B1TD.sin().to(x_BTC.dtype)
+        elif self.place is not None:
+            x_BTC = x_BTC + self.place(positions_BT)
+        else:  # §3.4 of the paper scales the embedding, so that sinusoids of size one do not drown it
+            x_BTC = x_BTC * math.sqrt(self.config.width) + sinusoids(positions_BT, self.config.width).to(x_BTC.dtype)
+        x_BTC = self.dropout(x_BTC)
+        causal = self.config.kind == "decoder" and mask_B1TS is None
+        for block in self.blocks:
+            x_BTC = block(x_BTC, rotary, mask_B1TS, causal, cache)
+        if cache is not None:
+            cache.length += T
+        x_BTC = self.norm(x_BTC)
+        return x_BTC if hidden else self.output(x_BTC)
+
+    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | None:
+        """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same."""
+        if cache is None:
+            if documents_BT is None:
+                return None
+            keys_BS, start = documents_BT, 0
+        else:
+            start = cache.length
+            cache.documents_BS[:, start : start + T] = 0 if documents_BT is None else documents_BT
+            keys_BS = cache.documents_BS[:, : start + T]
+            documents_BT = keys_BS[:, start:]
+        mask_BTS = documents_BT[:, :, None] == keys_BS[:, None, :]
+        if self.config.kind == "decoder":
+            mask_BTS = mask_BTS & torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)
+        return mask_BTS[:, None]
+
+
+def parameter_counts(config: ModelConfig, vocab: int) -> tuple[int, int]:
+    """Parameters of a model, with and without its embedding and output matrices (a tied matrix counts once). Allocates nothing."""
+    with torch.device("meta"):
+        model = Transformer(config, vocab)
+    total = sum(p.numel() for p in model.parameters())
+    outer = {p for module in (model.embed, model.place, model.output) if module is not None for p in module.parameters()}
+    return total, total - sum(p.numel() for p in outer)
+
+
+def flops_per_token(config: ModelConfig, vocab: int, length: int) -> float:
+    """Floating-point operations of one training token, forward and backward: 6N + 12·L·H·Q·T (PaLM, Chowdhery et al. 2022, appendix B).
+
+    N: parameters that multiply (all but the embedding tables; the output matrix counts, tied or not); L layers, H heads, Q head size,
+    T `length`. As there, the causal half of attention that a kernel may skip is counted too.
+    """
+    inner = parameter_counts(config, vocab)[1]
+    return 6.0 * (inner + vocab * config.width) + 12.0 * config.layers * config.heads * config.head_dim * length

@@ -1,0 +1,1 @@
+"""The stages: one module each, a thin Prefect task over plain functions."""

@@ -1,0 +1,1 @@
+"""The plain code of the corpus stages: no Prefect, no torch."""

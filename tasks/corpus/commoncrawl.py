@@ -1,0 +1,112 @@
+"""Common Crawl: WARC files of one snapshot. collinfo.json → warc.paths.gz → crawl-data/<snapshot>/…/*.warc.gz, as the hosts name them.
+
+    manifest = run(store, "small", config, download)          # raw files in the store, files named as on the host
+    newest = latest(config, download)                         # "CC-MAIN-2026-44", for refresh
+
+Which files: those whose path has the smallest sha256, a fixed draw that spreads over the segments and whose first N stay chosen when N grows.
+Sources: https://commoncrawl.org/get-started, https://index.commoncrawl.org/collinfo.json
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from model.config import STRICT, resource
+from model.errors import ConfigError, InputError, NotFoundError
+from tasks.corpus.download import DownloadConfig, Fetcher, Request, Wanted, ingest, join, safe_path
+from tasks.corpus.manifest import Manifest, Progress, Store
+
+LICENSE = "Common Crawl terms of use"
+
+
+@dataclass(frozen=True)
+class CommonCrawlConfig:
+    """Which part of which crawl."""
+
+    __pydantic_config__ = STRICT
+
+    snapshot: Annotated[str, Field(pattern=r"^(latest|CC-MAIN-\d{4}(-\d{2}|-\d{4})?)$")]
+    """`CC-MAIN-YYYY-WW`, or `latest`: the newest that the index lists."""
+    files: Annotated[int, Field(ge=1)]
+    """Most WARC files (about 1 GB each), drawn evenly from the snapshot."""
+    byte_budget: Annotated[int, Field(ge=1)]
+    """Most bytes; the draw ends at the first file that would exceed it."""
+    base_url: str = resource()
+    """Host of the files: https://data.commoncrawl.org, a mirror, or a local folder."""
+    index_url: str = resource()
+    """Host of collinfo.json: https://index.commoncrawl.org, a mirror, or a local folder."""
+
+
+def run(
+    store: Store,
+    recipe: str,
+    config: CommonCrawlConfig,
+    download: DownloadConfig,
+    progress: Progress = lambda done, total, unit: None,
+    rebuild: bool = False,
+    whole: bool = False,
+) -> Manifest:
+    """Resolve and fetch. `info`: source, role, snapshot, license, left_out."""
+    return ingest(store, recipe, resolve(config, download), download, progress, rebuild, whole)
+
+
+def latest(config: CommonCrawlConfig, download: DownloadConfig) -> str:
+    """Name of the newest snapshot that the index lists."""
+    with Fetcher(download) as net:
+        return _snapshots(config, net)[0]
+
+
+def resolve(config: CommonCrawlConfig, download: DownloadConfig) -> Request:
+    """The exact snapshot and files. NotFoundError names the nearest snapshots where this one does not exist."""
+    with Fetcher(download) as net:
+        snapshot = _snapshots(config, net)[0] if config.snapshot == "latest" else config.snapshot
+        listed = _paths(config, net, snapshot)
+        drawn = sorted(listed, key=lambda path: hashlib.sha256(path.encode()).digest())[: config.files]
+        sizes: dict[str, int] = {}
+        for path in drawn:
+            size = net.size(join(config.base_url, path))
+            if sum(sizes.values()) + size > config.byte_budget:
+                if not sizes:
+                    raise ConfigError(
+                        f"byte_budget is {config.byte_budget:,}, and the first file alone ({path}) has {size:,} bytes. Raise it."
+                    )
+                break
+            sizes[path] = size
+    wanted = tuple(Wanted(path, "", join(config.base_url, path), sizes[path]) for path in listed if path in sizes)
+    left_out = [{"path": path, "reason": "byte_budget"} for path in drawn if path not in sizes]
+    return Request("commoncrawl", "source", snapshot, LICENSE, wanted, {"left_out": left_out})
+
+
+def _snapshots(config: CommonCrawlConfig, net: Fetcher) -> list[str]:
+    """All weekly-named snapshots, newest first, whatever the order of the listing."""
+    url = join(config.index_url, "collinfo.json")
+    try:
+        names = [entry["id"] for entry in json.loads(net.read_small(url))]
+        found = [name for name in names if re.fullmatch(r"CC-MAIN-\d{4}-\d{2}", name)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{url} is not Common Crawl's list of snapshots ({error!r}). Check index_url.") from None
+    if not found:
+        raise NotFoundError(f"{url} lists no snapshot. Check index_url.")
+    return sorted(found, reverse=True)
+
+
+def _paths(config: CommonCrawlConfig, net: Fetcher, snapshot: str) -> list[str]:
+    """Paths of all WARC files of a snapshot, in the host's order."""
+    url = join(config.base_url, f"crawl-data/{snapshot}/warc.paths.gz")
+    try:
+        lines = net.read_small(url).decode("utf-8", "replace").split()
+    except NotFoundError as error:
+        known = _snapshots(config, net)
+        near = difflib.get_close_matches(snapshot, known, n=3, cutoff=0)
+        raise NotFoundError(f"no snapshot {snapshot} ({error}) Nearest: {', '.join(near)}; newest: {known[0]}.") from None
+    for path in lines:
+        if not safe_path(path):
+            raise InputError(f"{url} lists {path[:200]!r}, which is no path below the host's root. Check base_url.")
+    if not lines:
+        raise InputError(f"{url} lists no files. Take another snapshot.")
+    return lines

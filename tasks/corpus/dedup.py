@@ -1,0 +1,176 @@
+"""The dedup stage: exact and near duplicates out, each removal with a verified similarity to a document that stays.
+
+    run(store, recipe, config, {"filter": …, "previous-000": …}, engine) -> manifest: documents-, rejects- and duplicates- parts
+
+Documents have one order: those of previous corpora first (they are published, so they stay), then by source (config.source_order), snapshot, file
+and place, id. In this order each is compared with the keepers before it that share a band; it goes for the first that it is similar enough to, else
+it is a keeper itself. So a chain A~B~C removes B for A, and C only if C is like A too. Neither the order of inputs nor the workers can matter.
+
+Passes: signatures of every part -> buckets of equal keys -> shingles of those in a bucket, to scratch -> decisions -> parts without the removed.
+Signatures, shingles and the last are data-parallel; buckets and decisions (keepers.py) are one process.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from model.config import STRICT
+from tasks.corpus import minhash
+from tasks.corpus.document import DUPLICATES, PartWriter, read_rows, settle, write_table
+from tasks.corpus.engine import EngineConfig, books, run_ranks
+from tasks.corpus.keepers import IDENTITY, Buckets, Documents, decide, key_column
+from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
+
+STAGE = Stage("dedup", 1)
+
+
+@dataclass(frozen=True)
+class DedupConfig:
+    """What counts as a duplicate, and which of two stays."""
+
+    __pydantic_config__ = STRICT
+
+    threshold: Annotated[float, Field(gt=0, le=1)]
+    """Least Jaccard similarity of two texts' shingles at which the later one is removed."""
+    permutations: Annotated[int, Field(ge=1, le=1024)]
+    """Minima in a signature."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seed of the permutations."""
+    bands: Annotated[int, Field(ge=1, le=256)]
+    """Bands of a signature; two documents are compared where one band is equal. 25 bands of 5 rows meet .9999 of pairs at similarity .8."""
+    rows: Annotated[int, Field(ge=1)]
+    """Minima in a band."""
+    source_order: tuple[str, ...]
+    """Which source stays, best first (wikipedia, files, commoncrawl); sources not named come last, by name."""
+    bucket_limit: Annotated[int, Field(ge=1)]
+    """Most keepers of one band that a document is compared with, the first in the order; who had more and stayed is counted as `untried`."""
+
+    def __post_init__(self) -> None:
+        if self.bands * self.rows > self.permutations:
+            raise ValueError(f"bands × rows ({self.bands} × {self.rows}) exceed permutations ({self.permutations})")
+
+
+def run(
+    store: Store,
+    recipe: str,
+    config: DedupConfig,
+    inputs: Mapping[str, Manifest],
+    engine: EngineConfig,
+    progress: Progress = lambda done, total, unit: None,
+    rebuild: bool = False,
+) -> Manifest:
+    """Dedup the input "filter" against itself and against all other inputs, "previous-NNN", whose documents are never in the output."""
+    return run_stage(store, STAGE, recipe, config, inputs, lambda work: _body(work, config, engine), progress, rebuild)
+
+
+def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
+    roles = ["filter", *sorted(role for role in work.inputs if role != "filter")]
+    parts = [(role, file.rows or 0, str(work.store.path(work.inputs[role], file))) for role in roles for file in work.inputs[role].parts()]
+    mine = [number for number, (role, _, _) in enumerate(parts) if role == "filter"]
+    if not mine:
+        return books([])
+    signing = sum(rows for _, rows, _ in parts)
+    total = signing + sum(parts[number][1] for number in mine)
+
+    def within(name: str, start: int, counts: bool = True) -> Work:
+        """A pass with a folder of its own in scratch, whose progress begins where the one before ended."""
+        (work.scratch / name).mkdir(exist_ok=True)
+        return dataclasses.replace(
+            work, dir=work.scratch / name, progress=lambda done, _, unit: work.progress(start + done * counts, total, unit)
+        )
+
+    signed = within("signatures", 0)
+    run_ranks(signed, f"{__name__}:signature_rank", config, [{"path": path, "rows": rows} for _, rows, path in parts], engine)
+    files = [signed.dir / f"signatures-{number:05d}.parquet" for number in range(len(parts))]
+    table = Documents.load(files, [role != "filter" for role, _, _ in parts], config.source_order)
+    buckets = Buckets.build(table, config.bands, config.bucket_limit, signed.dir)
+    cut = within("shingles", signing, counts=False)
+    picks = buckets.picks(table)
+    for number, rows in enumerate(picks):
+        np.save(cut.dir / f"picks-{number:05d}.npy", rows)
+    items: list[dict[str, Any]] = [
+        {"path": path, "picks": str(cut.dir / f"picks-{number:05d}.npy")} for number, (_, _, path) in enumerate(parts)
+    ]
+    run_ranks(cut, f"{__name__}:shingle_rank", config, items if any(map(len, picks)) else [], engine)
+    decisions = decide(table, buckets, Shingles(cut.dir, picks), config.threshold)
+    last = within("decisions", signing)
+    paths = {number: last.dir / f"decisions-{number:05d}.parquet" for number in mine}
+    for number, path in paths.items():
+        write_table(path, decisions.of_part(table, number))
+    items = [{"path": parts[number][2], "rows": parts[number][1], "decisions": str(path)} for number, path in paths.items()]
+    summaries = run_ranks(dataclasses.replace(last, dir=work.dir), f"{__name__}:apply_rank", config, items, engine)
+    header = minhash.header(config.permutations, config.seed, config.bands, config.rows)
+    return books(summaries, signature=header, comparisons=decisions.comparisons, untried=decisions.untried)
+
+
+def signature_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
+    """Write signatures-RRRRR.parquet of one part: identity, and a uint64 key a band."""
+    rows: dict[str, list[Any]] = {name: [] for name in IDENTITY}
+    keys = []
+    for row in read_rows([Path(item["path"])], [*IDENTITY, "text"]):
+        for name in IDENTITY:
+            rows[name].append(row[name])
+        made = minhash.signature(minhash.shingles(row["text"]), config.permutations, config.seed)
+        keys.append(minhash.bands(made, config.bands, config.rows))
+        out.seen += 1
+        out.beat(out.seen)
+    matrix = np.array(keys, dtype=np.uint64).reshape(len(keys), config.bands)
+    columns = {name: pa.array(values, pa.int64() if name == "origin_offset" else pa.string()) for name, values in rows.items()}
+    columns |= {key_column(band): pa.array(matrix[:, band]) for band in range(config.bands)}
+    write_table(out.directory / f"signatures-{out.rank:05d}.parquet", pa.table(columns))
+
+
+def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
+    """Write the shingles' hashes of the picked rows of one part: shingles-RRRRR.bin (uint64, concatenated) and sizes-RRRRR.json."""
+    picks, sizes = set(np.load(item["picks"]).tolist()), []
+    path = out.directory / f"shingles-{out.rank:05d}.bin"
+    with open(path.with_name(path.name + ".tmp"), "wb") as file:
+        for number, row in enumerate(read_rows([Path(item["path"])] if picks else [], ["text"])):
+            if number in picks:
+                found = minhash.hashes(minhash.shingles(row["text"]))
+                found.tofile(file)
+                sizes.append(len(found))
+            out.beat(number)
+    settle(path.with_name(path.name + ".tmp"), path)
+    listing = out.directory / f"sizes-{out.rank:05d}.json"
+    listing.with_name(listing.name + ".tmp").write_text(json.dumps(sizes))
+    os.replace(listing.with_name(listing.name + ".tmp"), listing)
+
+
+def apply_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
+    """Keep or reject the rows of one part, and write duplicates-RRRRR.parquet: the evidence of each removal."""
+    removed = {row["row"]: row for row in read_rows([Path(item["decisions"])])}
+    evidence = []
+    for number, row in enumerate(read_rows([Path(item["path"])])):
+        found = removed.get(number)
+        if found is None:
+            out.keep(row)
+        else:
+            out.reject(row, found["reason"], f"{found['similarity']:.4f} {found['kept_id']}")
+            evidence.append({"id": row["id"]} | {name: found[name] for name in ("kept_id", "similarity", "rule")})
+    if evidence:
+        path = out.directory / f"duplicates-{out.rank:05d}.parquet"
+        out.files.append({"path": path.name, "rows": write_table(path, pa.Table.from_pylist(evidence, DUPLICATES))})
+
+
+class Shingles:
+    """The sets that shingle_rank wrote, read from disk by part and row; in memory, 16 bytes a set."""
+
+    def __init__(self, directory: Path, picks: Sequence[np.ndarray]):
+        self._directory, self._picks = directory, picks
+        self._starts: dict[int, np.ndarray] = {}
+
+    def __call__(self, part: int, row: int) -> np.ndarray:
+        if part not in self._starts:
+            self._starts[part] = np.cumsum([0, *json.loads((self._directory / f"sizes-{part:05d}.json").read_text())], dtype=np.int64)
+        at = int(np.searchsorted(self._picks[part], row))
+        start, end = self._starts[part][at : at + 2].tolist()
+        return np.fromfile(self._directory / f"shingles-{part:05d}.bin", np.uint64, end - start, offset=8 * start)

@@ -1,0 +1,45 @@
+"""Normal forms of text: what counts as the same text, and Chinese script.
+
+normalise("Ｔｈｅ  Cat\\n") == "the cat"        (identity of texts, shingles)
+simplify("軟體") == "软体"                      (dedup and decontamination see one script)
+script("圖書館") == "Hant"
+"""
+
+import unicodedata
+from functools import cache
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, every run of whitespace one space, ends trimmed: the signature contract's text."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def is_cjk(character: str) -> bool:
+    """Whether a character is a Han ideograph (unified, extensions A–I, compatibility)."""
+    point = ord(character)
+    return 0x4E00 <= point <= 0x9FFF or 0x3400 <= point <= 0x4DBF or 0x20000 <= point <= 0x323AF or 0xF900 <= point <= 0xFAFF
+
+
+@cache
+def _converter(scheme: str):  # type: ignore[no-untyped-def]
+    from opencc import OpenCC
+
+    return OpenCC(scheme)
+
+
+def simplify(text: str) -> str:
+    """Traditional Chinese characters made Simplified by OpenCC (t2s); other text unchanged."""
+    return _converter("t2s").convert(text) if any(is_cjk(c) for c in text) else text
+
+
+def script(text: str) -> str:
+    """Hans or Hant by which characters OpenCC would change, '' where a text has no Han characters.
+
+    Only characters that differ between the scripts vote; a tie (none differ) is Hans, the more frequent script on the web.
+    """
+    han = "".join(c for c in text[:4000] if is_cjk(c))
+    if not han:
+        return ""
+    traditional = sum(a != b for a, b in zip(han, _converter("t2s").convert(han), strict=False))
+    simplified = sum(a != b for a, b in zip(han, _converter("s2t").convert(han), strict=False))
+    return "Hant" if traditional > simplified else "Hans"

@@ -1,0 +1,260 @@
+"""The registry: a version of a model in MLflow with its aliases `candidate` and `champion`, and the way back to its weights.
+
+The store stays the truth: a version carries the fingerprint it was made of as a tag, and on a wiped MLflow `register` makes it again from the store.
+Lineage can be walked from a version's tags: model → shards → corpus → raw files.
+
+    register(store, "demo", config, {"model": …, "base": …, "evaluation": …, "evaluate": …}, tracker, "v1", fingerprint_of_recipe)
+    folder = resolve(store, config, "ingot-demo@champion")
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import task
+from pydantic import Field
+
+from deploy import mlflow_package
+from model.config import STRICT, fingerprint, resource
+from model.errors import ConfigError, NotFoundError
+from tasks import policy, tracking
+from tasks.card import card, counts, lineage, roomy
+from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, made_of, run_stage
+from tasks.evaluate import model_directory
+from tasks.gate import Standing, evaluation_of, gate, standing
+from tasks.mlflow_client import answering, connect, global_address, is_lost
+from tasks.report import ended, watch
+from tasks.tracking import Tracker
+
+REGISTER = Stage("register", 1)
+PRINT = "ingot.fingerprint"
+"""Tag of a version and of a logged model: the register stage that made it."""
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Where models are registered, and what moves the champion."""
+
+    __pydantic_config__ = STRICT
+
+    model: str
+    """Name of the registered model."""
+    metric: str
+    """Metric of the gate, from the evaluate stage; bits_per_byte and losses count as better when lower, all else when higher."""
+    margin: Annotated[float, Field(ge=0)]
+    """How much better than the champion a candidate must be, in the metric's unit."""
+    tracking_uri: str = resource()
+    """MLflow's address; empty: MLFLOW_TRACKING_URI, or sqlite inside the store."""
+    experiment: str = resource()
+    """Name of the MLflow experiment."""
+
+
+def tracking_uri(store: Store, config: RegistryConfig) -> str:
+    """The configured address, MLFLOW_TRACKING_URI, or a sqlite file in the store (for a remote store: in its local folder)."""
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.base}/mlflow/mlflow.db"
+
+
+def open_tracker(store: Store, config: RegistryConfig, recipe: str, version: str) -> Tracker:
+    """The MLflow record of one build. ServiceError when MLflow does not answer."""
+    return tracking.start(store, tracking_uri(store, config), config.experiment, recipe, version)
+
+
+@task(name="register", **policy.COMPUTE)
+def register(
+    store: Store,
+    recipe: str,
+    config: RegistryConfig,
+    inputs: Mapping[str, Manifest],
+    tracker: Tracker,
+    version: str,
+    recipe_fingerprint: str,
+    rebuild: bool = False,
+) -> Manifest:
+    """Register a model as candidate and let the gate decide on champion. Inputs: model, base, evaluation, evaluate.
+
+    Complete only if the registry, too, holds a version with this fingerprint: killed anywhere and run again, exactly one. `rebuild` registers a
+    new version, and the fingerprint goes from the old one to it. Raises ConfigError for a metric that evaluate did not measure.
+    """
+    with watch("register") as progress, answering(tracker.uri):
+        print_ = fingerprint(made_of(REGISTER, config, inputs))
+        known = store.find(REGISTER.name, recipe, print_)
+        held = registered(tracker.client, config.model, print_)
+        if known is not None and (rebuild or held is None):
+            if held is not None:
+                tracker.client.delete_model_version_tag(config.model, held.version, PRINT)
+            store.remove(known.address)
+        made_by = {"ingot.recipe": f"{recipe} {version}", "ingot.recipe_fingerprint": recipe_fingerprint}
+        return ended(run_stage(store, REGISTER, recipe, config, inputs, lambda work: _register(work, config, tracker, made_by), progress))
+
+
+def registered(client: Any, name: str, print_: str) -> Any | None:
+    """The version of a registered model that carries this fingerprint."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{PRINT}` = '{print_}'")
+    return found[0] if found else None
+
+
+def _register(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Mapping[str, str]) -> Result:
+    client, scores = tracker.client, work.inputs["evaluate"].info["metrics"]
+    if config.metric not in scores:
+        raise ConfigError(
+            f"register.metric is {config.metric!r}; {work.inputs['evaluate'].address} has {', '.join(sorted(scores))}. Choose one of these."
+        )
+    champion = standing(client, config.model, "champion")
+    wins, why = gate(config.metric, config.margin, scores, evaluation_of(work.inputs["evaluation"]), champion)
+    made = registered(client, config.model, work.fingerprint)
+    if made is None:
+        made = _make(work, config, tracker, {**made_by, "ingot.gate": why}, champion)
+    else:
+        tracker.adopt(REGISTER.name, made.run_id)
+        if champion is not None and champion.version == str(made.version):  # a killed run had moved the alias already
+            wins, why = True, made.tags.get("ingot.gate", "is champion already")
+        else:
+            client.set_model_version_tag(config.model, made.version, "ingot.gate", why)
+    client.set_registered_model_alias(config.model, "candidate", made.version)
+    if wins:
+        client.set_registered_model_alias(config.model, "champion", made.version)
+    info = {
+        "name": config.model,
+        "version": str(made.version),
+        "champion": wins,
+        "why": why,
+        "model_uri": f"models:/{config.model}/{made.version}",
+        "model": work.inputs["model"].address,
+    }
+    (work.dir / "registered.json").write_text(json.dumps(info, indent=1))
+    return Result([("registered.json", None)], 1, 1, {}, info)
+
+
+def _make(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Mapping[str, str], champion: Standing | None) -> Any:
+    """A new version: packaged, asked, logged, and last, in one request with its tags, registered."""
+    from mlflow.exceptions import MlflowException
+
+    client, model = tracker.client, work.inputs["model"]
+    package = work.scratch / "package"
+    shutil.rmtree(package, ignore_errors=True)
+    folder = model_directory(work.store, model)
+    mlflow_package.save(folder, package, work.fingerprint)
+    said = mlflow_package.prove(package)
+    family = lineage(work.store, model)
+    size = counts(family, folder / "model.safetensors")
+    parts = {"corpus": "decontaminate", "tokenizer": "tokenizer", "shards": "encode"}
+    tags = {
+        PRINT: work.fingerprint,
+        "ingot.address": f"stages/{work.stage}/{work.dir.name}",
+        "ingot.model": model.address,
+        "ingot.evaluation": evaluation_of(work.inputs["evaluation"]),
+        **made_by,
+        **{f"ingot.{name}": ", ".join(m.address for m in family[stage]) for name, stage in parts.items() if stage in family},
+        **{f"ingot.{name}": str(count) for name, count in size.items()},
+    }
+    asked = (mlflow_package.QUESTION, said)
+    description = card(config.model, tags, family, size, work.inputs["evaluate"], champion.scores if champion else {}, asked)
+    run_id, made = _log(work, tracker, config.model, package)
+    try:
+        client.create_registered_model(config.model, description="Chat models built by Ingot: raw pages to a registered model.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    with global_address(tracker.uri):  # MLflow's own store looks the logged model up at that address
+        return client.create_model_version(
+            config.model, f"models:/{made}", run_id, tags=tags, model_id=made, description=roomy(description)
+        )
+
+
+def _log(work: Work, tracker: Tracker, name: str, package: Path) -> tuple[str, str]:
+    """Log a package with its scores: (run id, id of the logged model). One that a killed run logged before, and no version refers to, is deleted."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    client = tracker.client
+    for left in client.search_logged_models([tracker.experiment], f"tags.`{PRINT}` = '{work.fingerprint}'"):
+        if not client.search_model_versions(f"source_path = 'models:/{left.model_id}'"):
+            client.delete_logged_model(left.model_id)
+    run_id = tracker.child(REGISTER.name)
+    logged = client.create_logged_model(tracker.experiment, name, run_id, {PRINT: work.fingerprint})
+    described = Model.load(str(package))
+    described.model_id, described.run_id, described.artifact_path = logged.model_id, run_id, logged.artifact_location
+    described.save(str(package / "MLmodel"))
+    client.log_model_artifacts(logged.model_id, str(package))
+    tracker.metrics(run_id, [(work.inputs["evaluate"].info["metrics"], 0)], time.time(), logged.model_id)
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    client.finalize_logged_model(logged.model_id, "READY")
+    return run_id, logged.model_id
+
+
+def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
+    """The model directory of a registered name (its newest version), name@alias, name/version, models:/ URI, store address, published model, or
+    directory itself. NotFoundError lists what there is."""
+    if (Path(reference) / "config.json").exists():
+        return Path(reference)
+    if reference.startswith("stages/"):
+        return model_directory(store, store.need(reference))
+    thing = store.published(*reference.split("/")) if reference.startswith("models/") and reference.count("/") == 2 else None
+    if thing is not None:
+        return model_directory(store, store.need(thing.parts[0]))
+    made = _version(store, config, reference.removeprefix("models:/"))
+    manifest = store.manifest(made.tags["ingot.model"]) if "ingot.model" in made.tags else None
+    if manifest is not None:
+        return model_directory(store, manifest)
+    import mlflow
+
+    uri = tracking_uri(store, config)
+    with answering(uri), global_address(uri):
+        return Path(mlflow.artifacts.download_artifacts(made.source)) / "artifacts" / "model"
+
+
+def _version(store: Store, config: RegistryConfig, reference: str) -> Any:
+    uri, known = tracking_uri(store, config), []
+    if _begun(uri):
+        from mlflow.exceptions import MlflowException
+
+        with answering(uri):
+            client = connect(uri)
+            try:
+                if "@" in reference:
+                    return client.get_model_version_by_alias(*reference.split("@", 1))
+                if "/" in reference:
+                    return client.get_model_version(*reference.split("/", 1))
+                newest = client.search_model_versions(f"name = '{reference}'", order_by=["version_number DESC"], max_results=1)
+                if newest:
+                    return newest[0]
+            except MlflowException as error:
+                if is_lost(error):
+                    raise
+            known = [f"{m.name}{''.join(f' @{alias}' for alias in sorted(m.aliases))}" for m in _models(client)]
+    published = [p.address for p in store.publications() if p.kind == "models"]
+    raise NotFoundError(
+        f"no model {reference!r} in MLflow at {uri}, and no such directory or address. Registered: {', '.join(known) or 'nothing'}; "
+        f"published in {store.url}: {', '.join(published) or 'nothing'}."
+    )
+
+
+def aliases(store: Store, config: RegistryConfig) -> list[str]:
+    """Addresses of the register stages that an alias of any registered model refers to; `ingot gc` keeps them."""
+    uri = tracking_uri(store, config)
+    if not _begun(uri):
+        return []
+    with answering(uri):
+        client = connect(uri)
+        found = [client.get_model_version(m.name, v) for m in _models(client) for v in sorted(set(m.aliases.values()))]
+    return [v.tags["ingot.address"] for v in found if "ingot.address" in v.tags]
+
+
+def _begun(uri: str) -> bool:
+    """Whether MLflow can hold anything: asking a database that does not exist would make it."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def _models(client: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,184 @@
+"""The pretrain and finetune tasks: the one loop as a subprocess under torchrun, its metrics streamed to Prefect and MLflow while it runs.
+
+Shards (or examples) and a tokenizer in; model/ (safetensors, config, tokenizer), metrics.jsonl and the last checkpoint out.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from model.config import STRICT, ModelConfig, Run, TrainConfig, from_dict, to_dict
+from model.errors import EmptyError, InputError, TokenizerError
+from model.finetune import template_hash
+from tasks import policy
+from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
+from tasks.report import ended, watch
+
+PRETRAIN = Stage("pretrain", 1)
+FINETUNE = Stage("finetune", 1)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What pretraining is made of beside its shards."""
+
+    __pydantic_config__ = STRICT
+
+    model: ModelConfig
+    """Shape of the model."""
+    train: TrainConfig
+    """Settings of the loop."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What fine-tuning is made of beside its inputs."""
+
+    __pydantic_config__ = STRICT
+
+    train: TrainConfig
+    """Settings of the loop."""
+    template: str
+    """Hash of what decides how a chat becomes tokens."""
+
+
+def finetune_config(train: TrainConfig) -> FinetuneConfig:
+    """The stage's config: the recipe's section, and the chat template as it is now."""
+    return FinetuneConfig(train, template_hash())
+
+
+@task(name="pretrain", **policy.COMPUTE)
+def pretrain(
+    store: Store, recipe: str, config: PretrainConfig, inputs: Mapping[str, Manifest], on_row: Callable[[Row], None], rebuild: bool = False
+) -> Manifest:
+    """Train a model on token shards. Inputs: encode, tokenizer."""
+    with watch("pretrain") as progress:
+        return ended(
+            run_stage(store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row), progress, rebuild=rebuild)
+        )
+
+
+@task(name="finetune", **policy.COMPUTE)
+def finetune(
+    store: Store, recipe: str, config: TrainConfig, inputs: Mapping[str, Manifest], on_row: Callable[[Row], None], rebuild: bool = False
+) -> Manifest:
+    """Tune a model on instruction examples, with loss on the answers only. Inputs: start, examples, tokenizer."""
+    with watch("finetune") as progress:
+        made_with = finetune_config(config)
+        return ended(
+            run_stage(store, FINETUNE, recipe, made_with, inputs, lambda work: _finetune(work, config, on_row), progress, rebuild=rebuild)
+        )
+
+
+def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None]) -> Result:
+    encode, tokenizer = work.inputs["encode"], work.inputs["tokenizer"]
+    if encode.info["tokenizer"] != tokenizer.info["tokenizer"]:
+        raise TokenizerError(
+            f"{encode.address} was encoded with tokenizer {encode.info['tokenizer'][:12]}, not with {tokenizer.info['tokenizer'][:12]} of "
+            f"{tokenizer.address}. Encode the corpus again with this tokenizer."
+        )
+    for file in encode.files:
+        work.store.path(encode, file)
+    enough = encode.info["tokens"]["valid"] > config.train.length  # one sample has length + 1 tokens
+    run = Run(
+        objective="pretrain", fingerprint=work.fingerprint, data_fingerprint=encode.content, model=config.model, train=config.train, vocab=encode.info["vocab"],
+        shards=_prefixes(work, "encode", "train-"), valid=_prefixes(work, "encode", "valid-") if enough else (), tokenizer=str(_folder(work, "tokenizer", "tokenizer")),
+        start=None, out=str(work.dir),
+    )  # fmt: skip
+    sequences = config.train.steps * config.train.batch
+    return _train(work, run, on_row, sequences, sequences, {})
+
+
+def _finetune(work: Work, config: TrainConfig, on_row: Callable[[Row], None]) -> Result:
+    from model.finetune import encode_examples
+    from model.tokenizer import load
+
+    start = work.inputs["start"]
+    folder = _folder(work, "tokenizer", "tokenizer")
+    counts: dict[str, Counter[str]] = {}
+    (work.dir / "examples").mkdir(exist_ok=True)
+    for split in ("train", "valid"):
+        chosen = [e for e in examples(work.store, work.inputs["examples"]) if e["split"] == split]
+        counts[split] = Counter(encode_examples(chosen, load(folder), work.dir / "examples" / split, config.length))
+    if not counts["train"]["kept"]:
+        raise EmptyError(
+            f"no training example of {work.inputs['examples'].address} can be used: {dict(counts['train'])}. Raise finetune.length or mend the files."
+        )
+    run = Run(
+        objective="finetune", fingerprint=work.fingerprint, data_fingerprint=work.inputs["examples"].content,
+        model=from_dict(ModelConfig, start.info["model"]), train=config, vocab=start.info["vocab"],
+        shards=(str(work.dir / "examples/train"),), valid=(str(work.dir / "examples/valid"),) if counts["valid"]["kept"] else (),
+        tokenizer=str(folder), start=str(_folder(work, "start", "model")), out=str(work.dir),
+    )  # fmt: skip
+    total = counts["train"] + counts["valid"]
+    kept = total.pop("kept")
+    return _train(work, run, on_row, kept + sum(total.values()), kept, total)
+
+
+def examples(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Examples of JSON-lines files: objects with id, messages, split. A line that is none is an InputError naming file and line."""
+    for file in manifest.files:
+        path = store.path(manifest, file)
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    yield {"split": "train", "id": f"{file.path}:{number}"} | row | {"messages": row["messages"]}
+                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    raise InputError(
+                        f"{file.path} line {number} is no example ({error!r}): it needs a JSON object with `messages`."
+                    ) from None
+
+
+def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int]) -> Result:
+    from model.train import launch
+
+    path = work.dir / "run.json"
+    path.write_text(json.dumps(to_dict(run), indent=1))
+
+    def row(metrics: Row) -> None:
+        if "loss" in metrics:
+            work.progress(metrics["step"], run.train.steps, "steps")
+        on_row(metrics)
+
+    launch(
+        path,
+        ranks=run.train.ranks,
+        log=work.dir / "train.log",
+        timeout=run.train.timeout,
+        on_metrics=row,
+        cache=work.store.base / "extensions",
+    )
+    done = json.loads((work.dir / "done.json").read_text())
+    last = f"checkpoints/step-{run.train.steps:08d}"
+    names = ["metrics.jsonl", "done.json", *_tree(work.dir, "model"), *_tree(work.dir, "examples"), *_tree(work.dir, last)]
+    return Result(
+        [(name, None) for name in names], seen, kept, rejected, {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"]}
+    )
+
+
+def _tree(root: Path, folder: str) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / folder).rglob("*") if path.is_file())
+
+
+def _prefixes(work: Work, role: str, prefix: str) -> tuple[str, ...]:
+    manifest = work.inputs[role]
+    return tuple(str(work.store.path(manifest, f)).removesuffix(".bin") for f in manifest.parts(prefix) if f.path.endswith(".bin"))
+
+
+def _folder(work: Work, role: str, folder: str) -> Path:
+    """A verified local directory of an input (model/ or tokenizer/)."""
+    manifest = work.inputs[role]
+    for file in manifest.files:
+        if file.path.startswith(f"{folder}/"):
+            work.store.path(manifest, file)
+    return work.store.dir(manifest.address) / folder

@@ -1,0 +1,56 @@
+"""Properties of model/objectives.py: one mean over all targets of a global batch, however its rows are spread."""
+
+import math
+
+import pytest
+import torch
+
+from model.batches import NO_LOSS
+from model.objectives import causal, mean, share
+
+VOCAB = 11
+
+
+def rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs [8, 5, 6] and targets [8, 5], of which rows have very different numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, VOCAB, (8, 5), generator=generator)
+    for row, count in enumerate([5, 1, 0, 5, 2, 4, 3, 1]):
+        targets[row, count:] = NO_LOSS
+    return torch.randn(8, 5, 6, generator=generator), targets
+
+
+def test_sums_are_those_of_the_definition():
+    logits = torch.tensor([[[0.0, math.log(3)], [5.0, 1.0]], [[0.0, 0.0], [2.0, 2.0]]])
+    sums = causal(logits, torch.tensor([[1, NO_LOSS], [0, 1]]))
+    assert torch.allclose(sums, torch.tensor([-math.log(3 / 4), 2 * math.log(2)]))
+
+
+def test_logits_in_bf16_are_summed_in_fp32():
+    logits = torch.zeros(1, 2000, 3, dtype=torch.bfloat16)
+    assert causal(logits, torch.zeros(1, 2000, dtype=torch.long)).item() == pytest.approx(2000 * math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks, accumulation", [(1, 1), (1, 4), (2, 2), (4, 1), (2, 4)])
+def test_ranks_and_accumulation_change_neither_loss_nor_gradient(ranks, accumulation):
+    inputs, targets = rows()
+    count = int((targets != NO_LOSS).sum())
+    reference = torch.randn(VOCAB, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    expected = torch.nn.functional.cross_entropy((inputs @ reference.T).flatten(0, 1), targets.flatten(), ignore_index=NO_LOSS)
+    expected.backward()
+    parts = ranks * accumulation
+    sums, gradient = torch.zeros(8), torch.zeros_like(reference)
+    for number, here in enumerate(torch.arange(8).chunk(parts)):
+        weight = reference.detach().clone().requires_grad_()
+        row_sums = causal(inputs[here] @ weight.T, targets[here])
+        share(row_sums, count, parts).backward()
+        gradient += weight.grad / accumulation / ranks  # what DeepSpeed does with every micro-batch of every rank
+        sums[here] = row_sums.detach()
+        assert number < parts
+    assert mean(sums, count) == pytest.approx(expected.item(), abs=1e-6)
+    assert torch.allclose(gradient, reference.grad, atol=1e-6)
+
+
+def test_the_mean_is_that_of_exact_sums():
+    sums = torch.tensor([1e8, 1.0, -1e8, 1.0], dtype=torch.float32)
+    assert mean(sums, 4) == 0.5
