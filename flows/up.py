@@ -35,25 +35,18 @@ QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "2", "MLFLOW_SERVER_ENABLE_JOB_EXECUTIO
 
 def environment(store: Store) -> dict[str, str]:
     """Variables that keep Prefect and MLflow inside the store, quiet and off the network. What the user has set wins."""
-    home = store.base if store.is_local else ROOT / ".ingot"
     wanted = {
-        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_HOME": str(store.home / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MPLCONFIGDIR": str(home / "matplotlib"),
+        "MPLCONFIGDIR": str(store.home / "matplotlib"),
         "INGOT_STORE": str(store.base) if store.is_local else store.url,
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
-
-
-def mlflow_place(store: Store) -> tuple[str, str]:
-    """Tracking URI and artifact folder of the store's own MLflow."""
-    home = (store.base if store.is_local else ROOT / ".ingot") / "mlflow"
-    return f"sqlite:///{home}/mlflow.db", str(home / "artifacts")
 
 
 def need_port(host: str, port: int, variable: str) -> None:
@@ -176,15 +169,15 @@ def services(
         "PREFECT_API_URL": f"http://{host}:{prefect_port}/api",
         "MLFLOW_TRACKING_URI": f"http://{host}:{mlflow_port}",
     }
-    children = Children(Path(exports["PREFECT_HOME"]).parent / "logs", os.environ | exports | QUICK)
+    children = Children(store.home / "logs", os.environ | exports | QUICK)
     python = sys.executable
-    database, artifacts = mlflow_place(store)
-    Path(artifacts).mkdir(parents=True, exist_ok=True)
+    mlflow = store.home / "mlflow"  # where a run without a server records too
+    mlflow.mkdir(parents=True, exist_ok=True)
     try:
         children.start("prefect-server", python, "-m", "prefect", "server", "start", "--host", host, "--port", str(prefect_port))
         children.start(
             "mlflow-server", python, "-m", "mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1",
-            "--backend-store-uri", database, "--default-artifact-root", artifacts, "--no-serve-artifacts",
+            "--backend-store-uri", f"sqlite:///{mlflow}/mlflow.db", "--default-artifact-root", str(mlflow / "artifacts"), "--no-serve-artifacts",
         )  # fmt: skip
         children.wait_for("prefect-server", f"http://{host}:{prefect_port}/api/health")
         say(f"Prefect server  http://{host}:{prefect_port}")

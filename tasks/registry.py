@@ -55,8 +55,8 @@ class RegistryConfig:
 
 
 def tracking_uri(store: Store, config: RegistryConfig) -> str:
-    """The configured address, MLFLOW_TRACKING_URI, or a sqlite file in the store (for a remote store: in its local folder)."""
-    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.base}/mlflow/mlflow.db"
+    """The configured address, MLFLOW_TRACKING_URI, or the store's own sqlite file."""
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.home}/mlflow/mlflow.db"
 
 
 def open_tracker(store: Store, config: RegistryConfig, recipe: str, version: str) -> Tracker:

@@ -46,7 +46,7 @@ def _experiment(client: Any, store: Store, uri: str, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = str(store.base / "mlflow" / "artifacts") if uri.startswith("sqlite") else None
+        place = str(store.home / "mlflow" / "artifacts") if uri.startswith("sqlite") else None
         try:
             return str(client.create_experiment(name, artifact_location=place))
         except MlflowException:  # another process was first

@@ -173,6 +173,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
+    @property
+    def home(self) -> Path:
+        """Where what cannot lie in a remote store is kept: databases, settings, logs. The store itself, or ./.ingot beside a remote one."""
+        return self.base if self.is_local else Path(".ingot").absolute()
+
     def dir(self, address: str) -> Path:
         """The local directory of an address (it may not exist yet)."""
         return self.base / address

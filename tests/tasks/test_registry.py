@@ -361,6 +361,7 @@ def test_a_tracker_leaves_the_environment_alone_so_that_two_stores_keep_apart(bu
     register(store, models.judged(store, stages, evaluation))
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert registry.tracking_uri(Store(tmp_path / "other"), models.REGISTRY) == f"sqlite:///{tmp_path}/other/mlflow/mlflow.db"
+    assert registry.tracking_uri(Store("memory://there"), models.REGISTRY) == f"sqlite:///{Path.cwd()}/.ingot/mlflow/mlflow.db"
 
 
 def test_nothing_is_printed_or_warned_on_the_way(built, capfd, caplog, recwarn):
