@@ -7,7 +7,7 @@ One entrypoint a recipe (`flows/build.py:demo`), so that a deployment's form sho
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -17,7 +17,8 @@ from flows import recipes
 from flows.recipes import Recipe
 from model.config import fingerprint, identity
 from model.errors import ConfigError
-from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, train
+from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, takedown, train
+from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
 from tasks.corpus.manifest import Manifest, Publication, Store, check_space, lookup
@@ -25,7 +26,21 @@ from tasks.curves import curve
 from tasks.report import markdown
 from tasks.tracking import Tracker
 
-STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "tokenizer", "encode", "pretrain", "finetune", "evaluate", "register")
+STAGES = (
+    "ingest",
+    "extract",
+    "filter",
+    "dedup",
+    "decontaminate",
+    "takedown",
+    "index",
+    "tokenizer",
+    "encode",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "register",
+)
 
 
 @dataclass
@@ -78,7 +93,9 @@ def sources(build: Build, whole: bool = False) -> dict[str, Manifest]:
 
 
 def make_corpus(build: Build, previous: Publication | None = None) -> Publication:
-    """Sources to a published corpus version. With `previous`, its documents only make removals, and the new version refers to its parts before the new one."""
+    """Sources to a published corpus version. With `previous`, its documents only make removals, and the new version refers to its parts before the new
+    one. The index of the same version is published first: it alone changes nothing for anybody. Where a takedown takes documents out, the version's name says so.
+    """
     r, store = build.recipe, build.store
     raw = sources(build)
     if any(store.dropped(m) for m in raw.values()) and (
@@ -91,17 +108,26 @@ def make_corpus(build: Build, previous: Publication | None = None) -> Publicatio
     old = [store.need(address) for address in previous.parts] if previous else []
     extracted = build.note(extract.extract(store, r.name, r.extract, raw, r.engine, "extract" in build.rebuild))
     filtered = build.note(filter.filter_(store, r.name, r.filter, {"extract": extracted}, r.engine, "filter" in build.rebuild))
-    before = {f"previous-{place:03d}": manifest for place, manifest in enumerate(old)}
+    segments = [dedup.index(store, r.name, r.dedup, documents, r.engine) for documents in old]
+    before = {f"previous-{place:03d}": documents for place, documents in enumerate(old)}
+    before |= {f"index-{place:03d}": segment for place, segment in enumerate(segments)}
     single = build.note(dedup.dedup(store, r.name, r.dedup, {"filter": filtered} | before, r.engine, "dedup" in build.rebuild))
     clean = build.note(
         decontaminate.decontaminate(
             store, r.name, r.decontaminate, {"dedup": single, "evaluation": evaluation}, r.engine, "decontaminate" in build.rebuild
         )
     )
+    if takedowns.receipts(store, r.name):
+        withdrawn = takedown.withdraw(store, r.name, clean)
+        if withdrawn.address != clean.address:
+            clean = build.note(withdrawn)
+            r = build.recipe = replace(r, version=takedowns.version(store, r.name, r.version, [*old, clean]))
+    segments.append(build.note(dedup.index(store, r.name, r.dedup, clean, r.engine, "index" in build.rebuild)))
     snapshots = sorted({s for m in raw.values() for s in snapshots_of(m)} | set(previous.info["snapshots"] if previous else ()))
     parts = [*old, clean]
     made_of = {"corpus": recipes.corpus_identity(r), "previous": previous.address if previous else ""}
     info = {"snapshots": snapshots, "documents": sum(p.kept for p in parts), "new": clean.kept}
+    store.publish("indexes", r.name, r.version, segments, made_of, {"documents": info["documents"]})
     build.corpus = store.publish("corpora", r.name, r.version, parts, made_of, info)
     return build.corpus
 

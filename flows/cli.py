@@ -285,6 +285,33 @@ def verify(address: Annotated[str | None, typer.Argument(help="Default: everythi
 
 
 @app.command()
+def takedown(
+    corpus: Annotated[str, typer.Argument(help="Name of a published corpus")],
+    url: Annotated[list[str] | None, typer.Option(help="Address of a document, exactly as the corpus has it; repeat for more")] = None,
+    id: Annotated[list[str] | None, typer.Option(help="Id of a record; repeat for more")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Host name, its subdomains too; repeat for more")] = None,
+    why: Annotated[str, typer.Option(help="What the receipt shall say of the reason")] = "",
+    store: StoreOption = None,
+) -> None:
+    """Take documents out of a corpus for good: publishes the version without them, and no refresh brings them back. Prints the receipt.
+
+    Try: `ingot takedown demo --url https://example.org/page --why 'letter of 3 May'`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows.takedown import withdraw
+
+        ready()
+    receipt = withdraw(corpus, sorted(id or []), sorted(url or []), sorted(domain or []), why, store=place.url)
+    out.print(f"{len(receipt['documents'])} documents found; {receipt['before']} is followed by {receipt['version']}")
+    for name, title in (("shards", "Shards"), ("models", "Models"), ("registered", "Registered versions"), ("held_by", "Still held by")):
+        for address in receipt[name]:
+            out.print(f"{title:<20} {address}", highlight=False)
+    out.print(f"Receipt {receipt['number']} in takedowns/{corpus}.json", highlight=False)
+
+
+@app.command()
 def gc(
     store: StoreOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it this is a dry run")] = False,

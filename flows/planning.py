@@ -10,14 +10,14 @@ from typing import Any
 from flows import recipes
 from flows.recipes import Recipe
 from model.config import ModelConfig, TrainConfig
-from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, quality, wikipedia
+from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, wikipedia
 from tasks.corpus.download import STAGE as INGEST
 from tasks.corpus.manifest import Manifest, Stage, Store, check_space, lookup
 from tasks.evaluate import EVALUATE
 from tasks.registry import REGISTER
 from tasks.train import FINETUNE, PRETRAIN, PretrainConfig, finetune_config
 
-SHARE = {"extract": 0.12, "filter": 0.10, "dedup": 0.10, "decontaminate": 0.10, "tokenizer": 0.0, "encode": 0.12}
+SHARE = {"extract": 0.12, "filter": 0.10, "dedup": 0.10, "decontaminate": 0.10, "index": 0.03, "tokenizer": 0.0, "encode": 0.12}
 """Bytes a corpus stage writes, as a share of the raw bytes: upper ends of what the recipes made of crawl and dumps (see tests/benchmarks)."""
 
 
@@ -46,6 +46,7 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     clean = walk.step(
         contamination.STAGE, recipe.decontaminate, {"dedup": single, "evaluation": evaluation} if single and evaluation else None
     )
+    walk.step(index.STAGE, recipe.dedup.signatures, _one("documents", clean))
     corpus = _one("corpus-000", clean)
     tokens = walk.step(encode.TOKENIZER, recipe.tokenizer, corpus)
     shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)

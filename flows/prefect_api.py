@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.errors import ServiceError
+from tasks import databases
 from tasks.corpus.engine import die_with_parent
 
 WAIT = 120.0
@@ -38,6 +39,8 @@ def api(logs: Path) -> Iterator[Callable[[], None]]:
         return
     logs.mkdir(parents=True, exist_ok=True)
     log, port = logs / "prefect-temporary.log", free_port()
+    if "PREFECT_HOME" in os.environ:
+        databases.begin(Path(os.environ["PREFECT_HOME"]) / "prefect.db")
     server = _start(log, port)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     # not at the end of the block: Prefect's own exit handlers, registered later and so called earlier, still have events to send

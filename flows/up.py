@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from model.errors import ConfigError, ServiceError
+from tasks import databases
 from tasks.corpus.engine import die_with_parent
 from tasks.corpus.manifest import Store
 
@@ -173,6 +174,8 @@ def services(
     python = sys.executable
     mlflow = store.home / "mlflow"  # where a run without a server records too
     mlflow.mkdir(parents=True, exist_ok=True)
+    databases.begin(Path(exports["PREFECT_HOME"]) / "prefect.db")
+    databases.begin(mlflow / "mlflow.db")
     try:
         children.start("prefect-server", python, "-m", "prefect", "server", "start", "--host", host, "--port", str(prefect_port))
         children.start(

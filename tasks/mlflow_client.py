@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ServiceError, StoreError
+from tasks import databases
 
 LOST = ("Max retries exceeded", "failed with exception", "Connection refused", "too many 5", "TEMPORARILY_UNAVAILABLE")
 """What MLflow's errors say when the other side is away."""
@@ -27,7 +28,9 @@ def connect(uri: str) -> Any:
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        place = Path(uri.removeprefix("sqlite:///"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        databases.begin(place)
     return mlflow.MlflowClient(uri, uri)
 
 

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 
 from flows.recipes import Recipe
 from model.config import fingerprint
-from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, quality, wikipedia
+from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, wikipedia
 from tasks.corpus.document import file_sha256
 from tasks.corpus.manifest import Manifest, Store
 
 REPO = Path(__file__).parents[1]
 INGOT = Path(sys.executable).with_name("ingot")
-DATA_STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "tokenizer", "encode")
+DATA_STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode")
 STAGES = (*DATA_STAGES, "pretrain", "finetune", "evaluate", "register")
 
 
@@ -48,6 +48,7 @@ def corpus(store: Store, r: Recipe) -> dict[str, Manifest]:
     found["dedup"] = dedup.run(store, r.name, r.dedup, {"filter": found["filter"]}, r.engine)
     cleaned = {"dedup": found["dedup"], "evaluation": found["evaluation"]}
     found["decontaminate"] = contamination.run(store, r.name, r.decontaminate, cleaned, r.engine)
+    found["index"] = index.run(store, r.name, r.dedup.signatures, {"documents": found["decontaminate"]}, r.engine)
     parts = {"corpus-000": found["decontaminate"]}
     found["tokenizer"] = encode.train_tokenizer(store, r.name, r.tokenizer, parts)
     found["encode"] = encode.run(store, r.name, r.encode, parts | {"tokenizer": found["tokenizer"]})

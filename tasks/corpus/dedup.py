@@ -1,12 +1,13 @@
 """The dedup stage: exact and near duplicates out, each removal with a verified similarity to a document that stays.
 
-    run(store, recipe, config, {"filter": …, "previous-000": …}, engine) -> manifest: documents-, rejects- and duplicates- parts
+    run(store, recipe, config, {"filter": …, "previous-000": …, "index-000": …}, engine) -> manifest: documents-, rejects- and duplicates- parts
 
 Documents have one order: those of previous corpora first (they are published, so they stay), then by source (config.source_order), snapshot, file
 and place, id. In this order each is compared with the keepers before it that share a band; it goes for the first that it is similar enough to, else
 it is a keeper itself. So a chain A~B~C removes B for A, and C only if C is like A too. Neither the order of inputs nor the workers can matter.
 
-Passes: signatures of every part -> buckets of equal keys -> shingles of those in a bucket, to scratch -> decisions -> parts without the removed.
+Passes: signatures of every new part (index.py holds those of previous corpora) -> buckets of equal keys -> shingles of those in a bucket, to scratch
+-> decisions -> parts without the removed.
 Signatures, shingles and the last are data-parallel; buckets and decisions (keepers.py) are one process.
 """
 
@@ -23,10 +24,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from model.config import STRICT
-from tasks.corpus import minhash
+from tasks.corpus import index, minhash
 from tasks.corpus.document import DUPLICATES, PartWriter, read_rows, settle, write_table
 from tasks.corpus.engine import EngineConfig, books, run_ranks
-from tasks.corpus.keepers import IDENTITY, Buckets, Documents, decide, key_column
+from tasks.corpus.index import IndexConfig
+from tasks.corpus.keepers import Buckets, Documents, decide
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 
 STAGE = Stage("dedup", 1)
@@ -57,6 +59,11 @@ class DedupConfig:
         if self.bands * self.rows > self.permutations:
             raise ValueError(f"bands × rows ({self.bands} × {self.rows}) exceed permutations ({self.permutations})")
 
+    @property
+    def signatures(self) -> IndexConfig:
+        """The fields that signatures depend on."""
+        return IndexConfig(self.permutations, self.seed, self.bands, self.rows)
+
 
 def run(
     store: Store,
@@ -67,65 +74,55 @@ def run(
     progress: Progress = lambda done, total, unit: None,
     rebuild: bool = False,
 ) -> Manifest:
-    """Dedup the input "filter" against itself and against all other inputs, "previous-NNN", whose documents are never in the output."""
+    """Dedup the input "filter" against itself and against the inputs "previous-NNN", whose documents are never in the output; "index-NNN" is the index
+    segment of each. ConfigError when one was made with other parameters.
+    """
     return run_stage(store, STAGE, recipe, config, inputs, lambda work: _body(work, config, engine), progress, rebuild)
 
 
 def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
-    roles = ["filter", *sorted(role for role in work.inputs if role != "filter")]
-    parts = [(role, file.rows or 0, str(work.store.path(work.inputs[role], file))) for role in roles for file in work.inputs[role].parts()]
-    mine = [number for number, (role, _, _) in enumerate(parts) if role == "filter"]
-    if not mine:
+    previous = sorted(role for role in work.inputs if role.startswith("previous-"))
+    new = [(work.inputs["filter"], file) for file in work.inputs["filter"].parts()]
+    if not new:
         return books([])
-    signing = sum(rows for _, rows, _ in parts)
-    total = signing + sum(parts[number][1] for number in mine)
+    signing = sum(file.rows or 0 for _, file in new)
 
     def within(name: str, start: int, counts: bool = True) -> Work:
         """A pass with a folder of its own in scratch, whose progress begins where the one before ended."""
         (work.scratch / name).mkdir(exist_ok=True)
         return dataclasses.replace(
-            work, dir=work.scratch / name, progress=lambda done, _, unit: work.progress(start + done * counts, total, unit)
+            work, dir=work.scratch / name, progress=lambda done, _, unit: work.progress(start + done * counts, 2 * signing, unit)
         )
 
     signed = within("signatures", 0)
-    run_ranks(signed, f"{__name__}:signature_rank", config, [{"path": path, "rows": rows} for _, rows, path in parts], engine)
-    files = [signed.dir / f"signatures-{number:05d}.parquet" for number in range(len(parts))]
-    table = Documents.load(files, [role != "filter" for role, _, _ in parts], config.source_order)
+    items: list[dict[str, Any]] = [{"path": str(work.store.path(*part)), "rows": part[1].rows} for part in new]
+    run_ranks(signed, "tasks.corpus.index:signature_rank", config.signatures, items, engine)
+    parts, files = list(new), [signed.dir / index.signatures(number) for number in range(len(new))]
+    for role in previous:
+        documents, segment = work.inputs[role], work.inputs[role.replace("previous", "index")]
+        index.need_header(segment, config.signatures)
+        parts += [(documents, file) for file in documents.parts()]
+        files += [work.store.path(segment, file) for file in segment.parts("signatures-")]
+    table = Documents.load(files, [number >= len(new) for number in range(len(parts))], config.source_order)
     buckets = Buckets.build(table, config.bands, config.bucket_limit, signed.dir)
     cut = within("shingles", signing, counts=False)
     picks = buckets.picks(table)
     for number, rows in enumerate(picks):
         np.save(cut.dir / f"picks-{number:05d}.npy", rows)
-    items: list[dict[str, Any]] = [
-        {"path": path, "picks": str(cut.dir / f"picks-{number:05d}.npy")} for number, (_, _, path) in enumerate(parts)
+    items = [
+        {"path": str(work.store.path(*part)) if len(rows) else "", "picks": str(cut.dir / f"picks-{number:05d}.npy")}
+        for number, (part, rows) in enumerate(zip(parts, picks, strict=True))
     ]
     run_ranks(cut, f"{__name__}:shingle_rank", config, items if any(map(len, picks)) else [], engine)
     decisions = decide(table, buckets, Shingles(cut.dir, picks), config.threshold)
     last = within("decisions", signing)
-    paths = {number: last.dir / f"decisions-{number:05d}.parquet" for number in mine}
-    for number, path in paths.items():
+    items = []
+    for number, (source, file) in enumerate(new):
+        path = last.dir / f"decisions-{number:05d}.parquet"
         write_table(path, decisions.of_part(table, number))
-    items = [{"path": parts[number][2], "rows": parts[number][1], "decisions": str(path)} for number, path in paths.items()]
+        items.append({"path": str(work.store.path(source, file)), "rows": file.rows, "decisions": str(path)})
     summaries = run_ranks(dataclasses.replace(last, dir=work.dir), f"{__name__}:apply_rank", config, items, engine)
-    header = minhash.header(config.permutations, config.seed, config.bands, config.rows)
-    return books(summaries, signature=header, comparisons=decisions.comparisons, untried=decisions.untried)
-
-
-def signature_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
-    """Write signatures-RRRRR.parquet of one part: identity, and a uint64 key a band."""
-    rows: dict[str, list[Any]] = {name: [] for name in IDENTITY}
-    keys = []
-    for row in read_rows([Path(item["path"])], [*IDENTITY, "text"]):
-        for name in IDENTITY:
-            rows[name].append(row[name])
-        made = minhash.signature(minhash.shingles(row["text"]), config.permutations, config.seed)
-        keys.append(minhash.bands(made, config.bands, config.rows))
-        out.seen += 1
-        out.beat(out.seen)
-    matrix = np.array(keys, dtype=np.uint64).reshape(len(keys), config.bands)
-    columns = {name: pa.array(values, pa.int64() if name == "origin_offset" else pa.string()) for name, values in rows.items()}
-    columns |= {key_column(band): pa.array(matrix[:, band]) for band in range(config.bands)}
-    write_table(out.directory / f"signatures-{out.rank:05d}.parquet", pa.table(columns))
+    return books(summaries, signature=config.signatures.header, comparisons=decisions.comparisons, untried=decisions.untried)
 
 
 def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:

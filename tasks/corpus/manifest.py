@@ -418,7 +418,7 @@ def run_stage(
     address = stage_address(stage.name, recipe, print_)
     directory = store.dir(address)
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(store.base / "locks" / f"{address.replace('/', '.')}.lock"):
+    with locked(store, address):
         found = store.manifest(address)
         if found is not None:
             return dataclasses.replace(found, skipped=True)
@@ -464,8 +464,9 @@ def _settle(
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(store: Store, address: str) -> Iterator[None]:
     """One process at a time works on an address; a second waits. The kernel frees the lock of a killed one."""
+    path = store.base / "locks" / f"{address.replace('/', '.')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
         try:

@@ -26,7 +26,7 @@ from typing import Any
 from figures import REPO, Figure, arguments, clean_environment, conclude, table
 
 SAMPLES = REPO / "tests" / "samples"
-STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "tokenizer", "encode", "pretrain")
+STAGES = ("ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain")
 FLAT = 1.1
 """Greatest ratio that counts as flat."""
 WHY = {
@@ -34,6 +34,7 @@ WHY = {
     "filter": "a part's writer holds up to 1,000 documents and a part's rejects (20,000 records at most)",
     "dedup": "identity and decision of every document stay in memory (tasks/corpus/keepers.py): linear by design; a part's signatures too",
     "decontaminate": "a part's writer holds up to 1,000 documents and a part's rejects (20,000 records at most)",
+    "index": "keys of a part's documents (PART_ROWS at most) until it is written",
     "tokenizer": "counts of distinct words, until tokenizer.sample_bytes of text are reached",
     "encode": "tokens wait in memory up to 64 MiB, and are sorted by ranges of 256 MiB of text",
     "pretrain": "shards are memory-mapped: pages that were read count as resident",
@@ -106,7 +107,7 @@ def child(what: str, folder: Path, copies: int) -> tuple[int, float, float]:
 def stage(what: str, folder: Path) -> None:
     """One stage over what the others left in the folder's store; leaves its count and seconds in WHAT.json."""
     from flows import recipes
-    from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, quality, wikipedia
+    from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, wikipedia
     from tasks.corpus.manifest import Manifest, Store
 
     r, store, found = recipes.demo(), Store(folder / "store"), dict[str, Manifest]()
@@ -130,6 +131,7 @@ def stage(what: str, folder: Path) -> None:
         "decontaminate": lambda: contamination.run(
             store, r.name, r.decontaminate, {"dedup": found["dedup"], "evaluation": found["ingest"]}, r.engine
         ),
+        "index": lambda: index.run(store, r.name, r.dedup.signatures, {"documents": found["decontaminate"]}, r.engine),
         "tokenizer": lambda: encode.train_tokenizer(store, r.name, r.tokenizer, corpus()),
         "encode": lambda: encode.run(store, r.name, r.encode, {**corpus(), "tokenizer": found["tokenizer"]}),
     }

@@ -81,5 +81,5 @@ def test_our_loop_and_the_plain_ones_have_the_same_losses(tmp_path):
 def test_memory_is_told_for_every_data_stage(tmp_path):
     found = quick("memory.py", tmp_path, "--copies", "1")
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
-        "ingest", "extract", "filter", "dedup", "decontaminate", "tokenizer", "encode", "pretrain",
+        "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip

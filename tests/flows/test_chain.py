@@ -68,7 +68,12 @@ def test_demo_and_tiny_have_the_same_corpus():
 
 
 def test_corpus_tokenizer_and_model_are_published_and_name_complete_outputs(place):
-    assert [thing.address for thing in place.publications()] == ["corpora/tiny/v1", "tokenizers/tiny/v1", "models/tiny/v1"]
+    assert [thing.address for thing in place.publications()] == [
+        "corpora/tiny/v1",
+        "indexes/tiny/v1",
+        "tokenizers/tiny/v1",
+        "models/tiny/v1",
+    ]
     for thing in place.publications():
         for address in thing.parts:
             assert place.need(address)
@@ -92,7 +97,7 @@ def test_a_second_run_skips_everything_and_changes_nothing(tiny_run, place):
     again = ingot("run", "tiny", store=tiny_run.store)
     assert again.returncode == 0, again.stdout[-4000:]
     table = [line for line in again.stdout.splitlines() if line.split()[:1] and line.split()[0] in STAGES and "stages/" in line]
-    assert len(table) == 15
+    assert len(table) == 16
     assert all("complete" in line for line in table), again.stdout
     assert content(place, STAGES) == before
     assert {m.address: facts(m) for ms in by_stage(place).values() for m in ms} == manifests
@@ -104,7 +109,7 @@ def test_plan_says_that_everything_is_complete(call):
     done = call("plan", "tiny")
     assert done.exit_code == 0, done.output
     assert "to run" not in done.output
-    assert done.output.count("complete") == 15
+    assert done.output.count("complete") == 16
 
 
 def test_plan_of_a_changed_field_names_what_would_run(call):

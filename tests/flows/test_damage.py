@@ -97,7 +97,7 @@ def chain(monkeypatch):
     def stop(*args, **more):
         raise StopHereError
 
-    for module, names in ((ingest, ("common_crawl", "wiki_dumps", "local_files")), (extract, ("extract",)), (dedup, ("dedup",))):
+    for module, names in ((ingest, ("common_crawl", "wiki_dumps", "local_files")), (extract, ("extract",)), (dedup, ("dedup", "index"))):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name).fn)
     monkeypatch.setattr(decontaminate, "decontaminate", decontaminate.decontaminate.fn)

@@ -22,7 +22,7 @@ from model.config import fingerprint, from_dict, override, to_dict
 from tasks.corpus import commoncrawl, extract, files, wikipedia
 from tasks.corpus.manifest import Manifest, Store, made_of, stage_address
 
-CHAIN = ("extract", "filter", "dedup", "decontaminate", "tokenizer", "encode", "pretrain", "finetune", "evaluate", "register")
+CHAIN = ("extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain", "finetune", "evaluate", "register")
 
 
 def since(stage: str) -> frozenset[str]:

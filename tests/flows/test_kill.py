@@ -63,6 +63,7 @@ MIDST: dict[str, tuple[str, Moment]] = {
     "dedup, shingles": ("dedup", there("dedup", "_work/shingles/shingles-*.bin", 3)),
     "dedup, half of its parts": ("dedup", there("dedup", "documents-*.parquet", 5)),
     "decontaminate, half of its parts": ("decontaminate", there("decontaminate", "documents-*.parquet", 5)),
+    "index, some of its parts": ("index", there("index", "_work/signatures/signatures-*.parquet", 3)),
     "tokenizer": ("tokenizer", there("tokenizer", "*")),
     "encode": ("encode", there("encode", "_work/spool")),
     "encode, one shard": ("encode", there("encode", "*.bin*")),

@@ -16,6 +16,7 @@ TASKS = (
         extract.extract,
         filter.filter_,
         dedup.dedup,
+        dedup.index,
         decontaminate.decontaminate,
     ),
     *(encode.tokenizer, encode.encode, train.pretrain, train.finetune, evaluate.evaluate, registry.register),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.config import from_dict, override
 from model.errors import ConfigError, DamageError, RankError
-from tasks.corpus import dedup, keepers, minhash
+from tasks.corpus import dedup, index, keepers, minhash
 from tasks.corpus.dedup import DedupConfig
 
 CONFIG = DedupConfig(
@@ -24,6 +24,7 @@ CHINESE = "他们在清晨登上塔顶擦拭灯室的玻璃然后记录海上的
 @pytest.fixture
 def inline(monkeypatch):
     monkeypatch.setattr(dedup, "run_ranks", run_inline)
+    monkeypatch.setattr(index, "run_ranks", run_inline)
 
 
 def true_similarity(a: str, b: str) -> float:
@@ -65,7 +66,9 @@ def planted(seed=0, families=60):
 
 def run(store, rows, previous=(), parts=3, config=CONFIG, engine=ENGINE, recipe="test"):
     inputs = {"filter": output_of(store, "filter", [rows[at::parts] for at in range(parts)])}
-    inputs |= {f"previous-{at:03d}": output_of(store, "decontaminate", [docs]) for at, docs in enumerate(previous)}
+    for at, docs in enumerate(previous):
+        inputs[f"previous-{at:03d}"] = old = output_of(store, "decontaminate", [docs])
+        inputs[f"index-{at:03d}"] = index.run(store, recipe, config.signatures, {"documents": old}, engine)
     return dedup.run(store, recipe, config, inputs, engine)
 
 
@@ -111,6 +114,7 @@ def test_worker_processes_give_the_same_bytes_as_one_process_and_a_second_run_is
     by_workers = parts_of(store, run(store, rows))
     assert run(store, rows).skipped
     monkeypatch.setattr(dedup, "run_ranks", run_inline)
+    monkeypatch.setattr(index, "run_ranks", run_inline)
     other = Store(tmp_path / "other")
     assert by_workers == parts_of(other, run(other, rows))
 
@@ -121,6 +125,7 @@ def test_a_run_that_died_in_any_pass_is_taken_up_with_the_same_bytes(store, tmp_
 
     rows = planted(seed=2, families=6)
     monkeypatch.setattr(dedup, "run_ranks", run_inline)
+    monkeypatch.setattr(index, "run_ranks", run_inline)
     whole = parts_of(other := Store(tmp_path / "other"), run(other, rows))
     calls = []
 

@@ -1,0 +1,76 @@
+"""Take documents out of a published corpus, for good: the next version lacks them, and no refresh brings them back.
+
+ingot takedown news --url https://example.org/a --why "letter of 3 May"
+"""
+
+from typing import Any
+
+from prefect import flow
+
+from flows import recipes
+from flows.build import open_store
+from flows.recipes import Recipe
+from model.errors import ConfigError, NotFoundError
+from tasks import dedup, takedown
+from tasks.corpus import takedown as plain
+from tasks.corpus.takedown import Tombstones
+
+
+@flow(name="takedown", flow_run_name="takedown {corpus}")
+def withdraw(
+    corpus: str,
+    ids: list[str] = [],  # noqa: B006
+    urls: list[str] = [],  # noqa: B006
+    domains: list[str] = [],  # noqa: B006
+    why: str = "",
+    recipe: Recipe = recipes.base(),
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Publish the corpus without these documents; returns the receipt. Run again after a crash, it goes on; asked again, it finds it done.
+
+    Args:
+        corpus: name of a published corpus.
+        ids: ids of records.
+        urls: addresses, exactly as the documents have them.
+        domains: host names; their subdomains too.
+        why: what the receipt shall say of the reason.
+        recipe: its dedup section makes the new index segments, its engine runs them.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+    """
+    place = open_store(store)
+    versions = place.versions("corpora", corpus)
+    if not versions:
+        raise NotFoundError(f"corpora/{corpus} is not published in {place.url}; `ingot show` lists what is.")
+    asked = Tombstones(tuple(sorted(ids)), tuple(sorted(urls)), tuple(sorted(domains)))
+    if asked == Tombstones():
+        raise ConfigError("a takedown names at least one id, url or domain")
+    old = versions[-1]
+    now = [place.need(address) for address in old.parts]
+    receipt = plain.ask(place, corpus, asked, why, now)
+    if "version" in receipt:
+        return receipt
+    whole = [place.need(part.inputs["documents"]) if part.stage == plain.STAGE.name else part for part in now]
+    after = [takedown.withdraw(place, corpus, part) for part in whole]
+    touched = [before for before, part in zip(now, after, strict=True) if before.address != part.address]
+    new = old
+    if touched:
+        segments = [dedup.index(place, corpus, recipe.dedup, part, recipe.engine) for part in after]
+        name = plain.version(place, corpus, old.version, after)
+        made_of = {field: value for field, value in old.made_of.items() if field != "parts"}
+        info = old.info | {"documents": sum(part.kept for part in after)}
+        place.publish("indexes", corpus, name, segments, made_of, {"documents": info["documents"]})
+        new = place.publish("corpora", corpus, name, after, made_of, info)
+    made = plain.dependents(place, [part.address for part in touched])
+    return plain.close(
+        place,
+        corpus,
+        receipt,
+        {
+            "version": new.address,
+            "before": old.address,
+            "shards": [m.address for m in made if m.stage == "encode"],
+            "models": [m.address for m in made if m.stage in ("pretrain", "finetune")],
+            "registered": [m.info["model_uri"] for m in made if m.stage == "register"],
+            "held_by": plain.holders(place, touched, new),
+        },
+    )
