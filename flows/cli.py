@@ -131,6 +131,7 @@ def run(
     for command in (
         f"ingot sample {name}@candidate '什么是灯塔？'",
         f"ingot show {last.address}",
+        f"ingot report {result['corpus']}",
         "ingot plan small",
         "make up        # Prefect and MLflow pages, deployments, schedules",
     ):
@@ -271,6 +272,24 @@ def list_store(store: Store) -> None:
         else:
             table.add_row(address, f"{manifest.seen:,}", f"{manifest.kept:,}", f"{sum(f.bytes for f in manifest.files):,}", "")
     out.print(table)
+
+
+@app.command()
+def report(
+    address: Annotated[str, typer.Argument(help="corpora/demo/v1, or a stage's output of documents")],
+    store: StoreOption = None,
+    to: Annotated[Path | None, typer.Option(help="File to write; default: reports/ in the store")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other samples")] = 0,
+) -> None:
+    """A page to look at in a browser: from records to documents, reasons with samples, lengths, languages, sites, dates, duplicates side by side."""
+    from tasks.corpus import overview
+
+    place = open_store(store)
+    target = to or place.home / "reports" / f"{address.replace('/', '-')}.html"
+    text = overview.page(place, address, seed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    out.print(f"{target}", highlight=False, soft_wrap=True)
 
 
 @app.command()
