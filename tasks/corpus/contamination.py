@@ -27,8 +27,7 @@ from model.errors import InputError
 from tasks.corpus.document import PartWriter, read_rows
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
-from tasks.corpus.minhash import CJK
-from tasks.corpus.textnorm import normalise, simplify
+from tasks.corpus.textnorm import CJK, normalise, simplify
 
 STAGE = Stage("decontaminate", 1)
 _WORD = re.compile(r"[^\W_]+")

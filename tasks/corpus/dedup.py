@@ -25,7 +25,7 @@ from pydantic import Field
 
 from model.config import STRICT
 from tasks.corpus import index, minhash
-from tasks.corpus.document import DUPLICATES, PartWriter, read_rows, settle, write_table
+from tasks.corpus.document import DUPLICATES, PartWriter, read_batches, read_rows, settle, write_table
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.index import IndexConfig
 from tasks.corpus.keepers import Buckets, Documents, decide
@@ -105,7 +105,7 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
         files += [work.store.path(segment, file) for file in segment.parts("signatures-")]
     table = Documents.load(files, [number >= len(new) for number in range(len(parts))], config.source_order)
     buckets = Buckets.build(table, config.bands, config.bucket_limit, signed.dir)
-    cut = within("shingles", signing, counts=False)
+    cut = within("sets", signing, counts=False)
     picks = buckets.picks(table)
     for number, rows in enumerate(picks):
         np.save(cut.dir / f"picks-{number:05d}.npy", rows)
@@ -127,15 +127,16 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
 
 def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
     """Write the shingles' hashes of the picked rows of one part: shingles-RRRRR.bin (uint64, concatenated) and sizes-RRRRR.json."""
-    picks, sizes = set(np.load(item["picks"]).tolist()), []
+    picks, sizes, start = np.load(item["picks"]), [], 0
     path = out.directory / f"shingles-{out.rank:05d}.bin"
     with open(path.with_name(path.name + ".tmp"), "wb") as file:
-        for number, row in enumerate(read_rows([Path(item["path"])] if picks else [], ["text"])):
-            if number in picks:
-                found = minhash.hashes(minhash.shingles(row["text"]))
+        for batch in read_batches([Path(item["path"])] if len(picks) else [], ["text"]):
+            first, last = np.searchsorted(picks, [start, start + len(batch)])
+            for found in minhash.hashes(batch["text"].take(pa.array(picks[first:last] - start))):
                 found.tofile(file)
                 sizes.append(len(found))
-            out.beat(number)
+            start += len(batch)
+            out.beat(start)
     settle(path.with_name(path.name + ".tmp"), path)
     listing = out.directory / f"sizes-{out.rank:05d}.json"
     listing.with_name(listing.name + ".tmp").write_text(json.dumps(sizes))
@@ -145,14 +146,16 @@ def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> 
 def apply_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> None:
     """Keep or reject the rows of one part, and write duplicates-RRRRR.parquet: the evidence of each removal."""
     removed = {row["row"]: row for row in read_rows([Path(item["decisions"])])}
-    evidence = []
-    for number, row in enumerate(read_rows([Path(item["path"])])):
-        found = removed.get(number)
-        if found is None:
-            out.keep(row)
-        else:
-            out.reject(row, found["reason"], f"{found['similarity']:.4f} {found['kept_id']}")
-            evidence.append({"id": row["id"]} | {name: found[name] for name in ("kept_id", "similarity", "rule")})
+    evidence, start = [], 0
+    for batch in read_batches([Path(item["path"])]):
+        found = {number: removed[start + number] for number in range(len(batch)) if start + number in removed}
+        ids = batch["id"].take(pa.array(list(found), pa.int64())).to_pylist()
+        evidence += [
+            {"id": own} | {name: row[name] for name in ("kept_id", "similarity", "rule")}
+            for own, row in zip(ids, found.values(), strict=True)
+        ]
+        out.sort_out(batch, {number: (row["reason"], f"{row['similarity']:.4f} {row['kept_id']}") for number, row in found.items()})
+        start += len(batch)
     if evidence:
         path = out.directory / f"duplicates-{out.rank:05d}.parquet"
         out.files.append({"path": path.name, "rows": write_table(path, pa.Table.from_pylist(evidence, DUPLICATES))})

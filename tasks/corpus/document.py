@@ -11,11 +11,12 @@ A part is cut by input file and a fixed row count, never by worker; writer optio
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -129,10 +130,15 @@ def settle(temporary: Path, final: Path) -> None:
 
 def read_rows(paths: Sequence[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of parts in order, with at most one row group in memory."""
+    for batch in read_batches(paths, columns):
+        yield from batch.to_pylist()
+
+
+def read_batches(paths: Sequence[Path], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The same as Arrow batches of up to GROUP_ROWS rows, none across two parts."""
     for path in paths:
         with pq.ParquetFile(path) as part:
-            for batch in part.iter_batches(GROUP_ROWS, columns=columns):
-                yield from batch.to_pylist()
+            yield from part.iter_batches(GROUP_ROWS, columns=columns)
 
 
 class PartWriter:
@@ -165,12 +171,40 @@ class PartWriter:
         self._count()
         self.kept += 1
         self._rows.append(row)
-        if len(self._rows) == GROUP_ROWS:
+        if self._waiting.num_rows + len(self._rows) == GROUP_ROWS:
             self._flush()
 
     def reject(self, row: dict[str, Any], reason: str, value: object = "") -> None:
         """Count a document or record under a reason; `row` needs at least its origin (see origin_row)."""
         self._count()
+        self._reject(row, reason, value)
+
+    def sort_out(self, batch: pa.RecordBatch, rejected: Mapping[int, tuple[str, object]]) -> None:
+        """The same for a batch of SCHEMA without a Python object a document: row n is rejected for rejected[n] (reason, value), else kept."""
+        start = 0
+        while start < len(batch):
+            self._next()
+            end = min(len(batch), start + self.part_rows - self.seen % self.part_rows)
+            gone = sorted(n for n in rejected if start <= n < end)
+            stays = np.ones(end - start, bool)
+            stays[[n - start for n in gone]] = False
+            self._waiting = pa.concat_tables(
+                [self._table(), pa.Table.from_batches([batch.slice(start, end - start).filter(stays)]).cast(SCHEMA)]
+            )
+            self._rows.clear()
+            while self._waiting.num_rows >= GROUP_ROWS:
+                rest = self._waiting.slice(GROUP_ROWS)
+                self._waiting = self._waiting.slice(0, GROUP_ROWS)
+                self._flush()
+                self._waiting = rest
+            for n, row in zip(gone, batch.take(pa.array(gone, pa.int64())).to_pylist(), strict=True):
+                self._reject(row, *rejected[n])
+            self.kept += end - start - len(gone)
+            self.seen += end - start
+            self.beat(self.seen)
+            start = end
+
+    def _reject(self, row: dict[str, Any], reason: str, value: object) -> None:
         self.rejected[reason] += 1
         self._rejects.append(
             {f.name: row.get(f.name) for f in REJECTS} | {"stage": self.stage, "reason": reason, "value": str(value), "text": None}
@@ -183,15 +217,20 @@ class PartWriter:
                 del sample[SAMPLED_TEXTS:]
 
     def _count(self) -> None:
+        self._next()
+        self.seen += 1
+        self.beat(self.seen)
+
+    def _next(self) -> None:
+        """Begin the next part where this one is full."""
         if self.seen and self.seen % self.part_rows == 0:
             self._close()
             self._split += 1
             self._open()
-        self.seen += 1
-        self.beat(self.seen)
 
     def _open(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._waiting = SCHEMA.empty_table()
         self._rejects: list[dict[str, Any]] = []
         self._samples: dict[str, list[tuple[int, int, str]]] = {}
         self._written = 0
@@ -199,10 +238,15 @@ class PartWriter:
         self._writer = pq.ParquetWriter(self._path.with_name(self._path.name + ".tmp"), SCHEMA, **WRITER)
 
     def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA), row_group_size=GROUP_ROWS)
-            self._written += len(self._rows)
-            self._rows = []
+        group = self._table().combine_chunks()  # borders of chunks would show in the file
+        if group.num_rows:
+            self._writer.write_table(group, row_group_size=GROUP_ROWS)
+            self._written += group.num_rows
+        self._rows, self._waiting = [], SCHEMA.empty_table()
+
+    def _table(self) -> pa.Table:
+        """What is kept and not yet written."""
+        return pa.concat_tables([self._waiting, pa.Table.from_pylist(self._rows, SCHEMA)]) if self._rows else self._waiting
 
     def _close(self) -> None:
         self._flush()

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from model.errors import ConfigError
 from tasks.corpus import minhash
-from tasks.corpus.document import PartWriter, read_rows, write_table
+from tasks.corpus.document import SCHEMA, PartWriter, read_batches, write_table
 from tasks.corpus.engine import EngineConfig, run_ranks
 from tasks.corpus.keepers import IDENTITY, key_column
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
@@ -87,16 +87,14 @@ def need_header(segment: Manifest, config: IndexConfig) -> None:
 
 def signature_rank(config: IndexConfig, item: dict[str, Any], out: PartWriter) -> None:
     """Write signatures-RRRRR.parquet of one part: identity, and a uint64 key a band."""
-    rows: dict[str, list[Any]] = {name: [] for name in IDENTITY}
-    keys = []
-    for row in read_rows([Path(item["path"])], [*IDENTITY, "text"]):
-        for name in IDENTITY:
-            rows[name].append(row[name])
-        made = minhash.signature(minhash.shingles(row["text"]), config.permutations, config.seed)
+    identities, keys = [], [np.empty((0, config.bands), np.uint64)]
+    for batch in read_batches([Path(item["path"])], [*IDENTITY, "text"]):
+        made = minhash.signatures(batch["text"], config.permutations, config.seed)
         keys.append(minhash.bands(made, config.bands, config.rows))
-        out.seen += 1
+        identities.append(batch.select(IDENTITY))
+        out.seen += len(batch)
         out.beat(out.seen)
-    matrix = np.array(keys, dtype=np.uint64).reshape(len(keys), config.bands)
-    columns = {name: pa.array(values, pa.int64() if name == "origin_offset" else pa.string()) for name, values in rows.items()}
-    columns |= {key_column(band): pa.array(matrix[:, band]) for band in range(config.bands)}
+    matrix = np.concatenate(keys)
+    identity = pa.Table.from_batches(identities, pa.schema([SCHEMA.field(name) for name in IDENTITY]))
+    columns = {name: identity[name] for name in IDENTITY} | {key_column(band): pa.array(matrix[:, band]) for band in range(config.bands)}
     write_table(out.directory / signatures(out.rank), pa.table(columns))

@@ -190,7 +190,7 @@ def decide(table: Documents, buckets: Buckets, sets: Sets, threshold: float) -> 
 
 def _halves(digits: list[str]) -> np.ndarray:
     """32 hex digits each -> uint64[n, 2], which sort as the text does."""
-    return np.array([(int(text[:16], 16), int(text[16:], 16)) for text in digits], np.uint64).reshape(-1, 2)
+    return np.frombuffer(bytes.fromhex("".join(digits)), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _first(hashes: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 """The signature contract: text -> shingles -> 128 minima -> band keys; and the true similarity that a removal needs.
 
-    shingles("The cat sat on the mat.")       {"the cat sat on the", "cat sat on the mat."}
-    signature(shingles, 128, 1)               uint32[128], equal to datasketch.MinHash bit for bit
-    bands(signature, 25, 5)                   uint64[25]; two texts are candidates where one key is equal
-    jaccard(hashes(a), hashes(b))             shared shingles / shingles of either
+    signatures(texts, 128, 1)     uint32[n, 128], equal to datasketch.MinHash bit for bit
+    bands(signatures, 25, 5)      uint64[n, 25]; two texts are candidates where one key is equal
+    jaccard(*hashes(texts))       of two texts: shared shingles / shingles of either
+
+Texts are Arrow's strings; kernels.py does the work without a Python object a text, but for texts of one shingle and those whose code points
+melt into one another (combining marks): these are normalised here first. Importing the kernels takes half a second, so only who signs does it.
 
 How a text is cut. It is normalised (NFKC, case-folded, whitespace collapsed), then Chinese is made Simplified. From it come two sequences:
 - characters: all CJK characters (Han and kana, which are written without spaces) in order, everything between them left out;
@@ -13,26 +15,32 @@ A text with fewer than five of each is one shingle, itself whole. So a line brea
 a shingle. Changing any of this, or a parameter of `header`, makes old signatures useless: raise HEADER_VERSION.
 """
 
-import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
-from tasks.corpus.textnorm import normalise, simplify
-
-if TYPE_CHECKING:
-    from datasketch import MinHash
+from model.errors import InputError
+from tasks.corpus.codepoints import unicode_tables
+from tasks.corpus.textnorm import CJK, normalise, simplify
 
 HEADER_VERSION = 1
 SHINGLE = 5
 """Words or characters in a shingle."""
-CJK = re.compile("[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
-"""Runs of Han ideographs (textnorm.is_cjk), their iteration marks and 〇, hiragana and katakana."""
-CHUNK = 4096
-"""Shingles permuted at once: the matrix of a book would otherwise take gigabytes."""
-_WORD = re.compile(r"[^\W_]")
+LONGEST = 1 << 30
+"""Most bytes of a text."""
+SECRET = np.array(
+    [
+        0xBE4BA423396CFEB8, 0x1CAD21F72C81017C, 0xDB979083E96DD4DE, 0x1F67B3B7A4A44072, 0x78E5C0CC4EE679CB, 0x2172FFCC7DD05A82,
+        0x8E2443F7744608B8, 0x4C263A81E69035E0, 0xCB00C391BB52283C, 0xA32E531B8B65D088, 0x4EF90DA297486471, 0xD8ACDEA946EF1938,
+        0x3F349CE33F76FAA8, 0x1D4F0BC7C7BBDCF9, 0x3159B4CD4BE0518A, 0x647378D9C97E9FC8,
+    ],
+    np.uint64,
+)  # fmt: skip
+"""The beginning of XXH3's default secret, of its specification."""
 
 
 def header(permutations: int, seed: int, bands: int, rows: int) -> dict[str, Any]:
@@ -44,53 +52,90 @@ def header(permutations: int, seed: int, bands: int, rows: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def shingles(text: str) -> set[str]:
-    """The shingles of a text, at least one."""
-    text = normalise(text)
-    found: set[str] = set()
-    characters, rest = "", text
-    if CJK.search(text):  # one scan in C: simplify() and findall would cost ordinary text half its time
-        text = simplify(text)
-        characters, rest = "".join(CJK.findall(text)), CJK.sub(" ", text)
-    words = [word for word in rest.split() if _WORD.search(word)]
-    found.update(" ".join(words[at : at + SHINGLE]) for at in range(len(words) - SHINGLE + 1))
-    found.update(characters[at : at + SHINGLE] for at in range(len(characters) - SHINGLE + 1))
-    return found or {text}
+def signatures(texts: pa.Array, permutations: int, seed: int) -> np.ndarray:
+    """MinHash of each text's shingles, uint32[n, permutations]: datasketch 2's scheme affine32 over xxh32 (seed 0) of a shingle's UTF-8."""
+    from tasks.corpus import kernels
+
+    a, b = _permutations(permutations, seed)
+    tables = unicode_tables()
+    data, offsets = _buffers(texts)
+    made = np.empty((len(texts), permutations), np.uint32)
+    left = np.flatnonzero(kernels.sign(data, offsets, tables.raw, tables.pool, tables.simple, tables.phrases, False, a, b, made))
+    if len(left):
+        rest = np.empty((len(left), permutations), np.uint32)
+        kernels.sign(*_normalised(data, offsets, left), tables.plain, tables.pool, tables.same, tables.phrases, True, a, b, rest)
+        made[left] = rest
+    return made
 
 
-def signature(shingles: set[str], permutations: int, seed: int) -> np.ndarray:
-    """MinHash of a set, uint32[permutations]: datasketch 2's scheme affine32 over xxh32 (seed 0) of each shingle's UTF-8."""
-    made = _empty(permutations, seed).copy()
-    values = [shingle.encode("utf-8", "surrogatepass") for shingle in shingles]
-    for at in range(0, len(values), CHUNK):
-        made.update_batch(values[at : at + CHUNK])
-    return made.hashvalues
+def bands(signatures: np.ndarray, bands: int, rows: int) -> np.ndarray:
+    """One key a band, uint64[n, bands]: xxh3-64 of that band's rows, little-endian; bands × rows ≤ permutations, what is left over is unused."""
+    from tasks.corpus import kernels
+
+    size, keys = 4 * rows, np.empty(len(signatures) * bands, np.uint64)
+    used = np.ascontiguousarray(signatures[:, : bands * rows], "<u4").view(np.uint8).reshape(-1)
+    if 16 < size <= 128:
+        kernels.xxh3(used, size, SECRET, keys)
+    else:  # XXH3 is another function at other lengths
+        keys[:] = [xxhash.xxh3_64_intdigest(used[at : at + size].tobytes()) for at in range(0, len(used), size)]
+    return keys.reshape(-1, bands)
 
 
-@cache
-def _empty(permutations: int, seed: int) -> "MinHash":
-    from datasketch import MinHash
+def hashes(texts: pa.Array) -> list[np.ndarray]:
+    """Each text's shingles as an ascending uint64 array of 64-bit hashes: small enough to keep, and exact but for a collision.
 
-    return MinHash(num_perm=permutations, seed=seed, scheme="affine32", hashfunc=xxhash.xxh32_intdigest)
+    The hash is xxh64; a pair of texts with n shingles has a chance of n²/2⁶⁴ for one.
+    """
+    from tasks.corpus import kernels
 
-
-def bands(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
-    """One key a band, uint64[bands]: xxh3-64 of that band's rows, little-endian; bands × rows ≤ permutations, what is left over is unused."""
-    raw = signature.astype("<u4", copy=False).tobytes()
-    size = 4 * rows
-    return np.array([xxhash.xxh3_64_intdigest(raw[size * band : size * (band + 1)]) for band in range(bands)], dtype=np.uint64)
-
-
-def hashes(shingles: set[str]) -> np.ndarray:
-    """The set as a sorted uint64 array of xxh3-64 digests: small enough to keep, and exact but for a collision (n²/2⁶⁴ of a pair with n shingles)."""
-    return np.unique(
-        np.array([xxhash.xxh3_64_intdigest(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles], dtype=np.uint64)
-    )
+    tables = unicode_tables()
+    data, offsets = _buffers(texts)
+    left, begins, found = kernels.digest(data, offsets, tables.raw, tables.pool, tables.simple, tables.phrases, False)
+    sets = [np.unique(found[start:end]) for start, end in pairwise(begins.tolist())]
+    late = np.flatnonzero(left)
+    if len(late):
+        batch = _normalised(data, offsets, late)
+        _, begins, found = kernels.digest(*batch, tables.plain, tables.pool, tables.same, tables.phrases, True)
+        for number, (start, end) in zip(late.tolist(), pairwise(begins.tolist()), strict=True):
+            sets[number] = np.unique(found[start:end])
+    return sets
 
 
 def jaccard(a: np.ndarray, b: np.ndarray, least: float = 0.0) -> float:
     """Jaccard similarity of two sets given as `hashes`. Where sizes alone keep it below `least`, 0.0 without comparing."""
+    from tasks.corpus import kernels
+
     if min(len(a), len(b)) < least * max(len(a), len(b)):
         return 0.0
-    shared = np.intersect1d(a, b, assume_unique=True).size
-    return float(shared / (len(a) + len(b) - shared))
+    both = kernels.shared(a, b)
+    return both / (len(a) + len(b) - both)
+
+
+@cache
+def _permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors (odd) and summands, uint32 each: datasketch's own, so that the scheme stays its scheme."""
+    from datasketch import MinHash
+
+    factors, summands = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations
+    return np.ascontiguousarray(factors), np.ascontiguousarray(summands)
+
+
+def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of a string array, and n + 1 places in them (int64). Raises InputError for a text over LONGEST bytes."""
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    _, offsets, data = texts.buffers() if len(texts) else (None, None, None)
+    if offsets is None:
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    places = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    if (longest := int(np.diff(places).max())) > LONGEST:
+        raise InputError(f"a text of {longest:,} bytes is too long to dedup; {LONGEST:,} are allowed. Cut it into documents.")
+    return np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8), places
+
+
+def _normalised(data: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of some rows, normalised and simplified by Python."""
+    made = []
+    for row in rows.tolist():
+        text = normalise(data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass"))
+        made.append((simplify(text) if CJK.search(text) else text).encode("utf-8", "surrogatepass"))
+    return np.frombuffer(b"".join(made), np.uint8), np.cumsum([0, *map(len, made)], dtype=np.int64)

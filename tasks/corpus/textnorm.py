@@ -5,8 +5,12 @@ simplify("軟體") == "软体"                      (dedup and decontamination s
 script("圖書館") == "Hant"
 """
 
+import re
 import unicodedata
 from functools import cache
+
+CJK = re.compile("[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
+"""Runs of Han ideographs (is_cjk), their iteration marks and 〇, hiragana and katakana: what is cut by characters."""
 
 
 def normalise(text: str) -> str:

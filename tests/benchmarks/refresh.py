@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from figures import Figure, arguments, conclude, table
 
 from flows import recipes
@@ -107,8 +108,7 @@ def again(store: Store, old: Mapping[str, Manifest], new: Mapping[str, Manifest]
 
 def similar(a: str, b: str) -> float:
     """Jaccard similarity of the shingles of two texts."""
-    one, two = minhash.shingles(a), minhash.shingles(b)
-    return len(one & two) / len(one | two)
+    return minhash.jaccard(*minhash.hashes(pa.array([a, b])))
 
 
 def share(part: int, whole: int) -> str:

@@ -5,14 +5,16 @@ import gzip
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from corpora import ENGINE, changed, document, output_of, parts_of, rows_of, run_inline, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shingling import similarity as true_similarity
 
 from model.config import from_dict, override
 from model.errors import ConfigError, DamageError, RankError
-from tasks.corpus import dedup, index, keepers, minhash
+from tasks.corpus import dedup, index, keepers
 from tasks.corpus.dedup import DedupConfig
 
 CONFIG = DedupConfig(
@@ -25,11 +27,6 @@ CHINESE = "他们在清晨登上塔顶擦拭灯室的玻璃然后记录海上的
 def inline(monkeypatch):
     monkeypatch.setattr(dedup, "run_ranks", run_inline)
     monkeypatch.setattr(index, "run_ranks", run_inline)
-
-
-def true_similarity(a: str, b: str) -> float:
-    one, two = minhash.shingles(a), minhash.shingles(b)
-    return len(one & two) / len(one | two)
 
 
 def in_order(rows):
@@ -296,7 +293,7 @@ def test_the_walk_equals_the_oracle_when_all_share_a_bucket(tmp_path_factory, do
     write_table(folder / "signatures-00000.parquet", pa.table(columns))
     table = keepers.Documents.load([folder / "signatures-00000.parquet"], [False], ["files"])
     buckets = keepers.Buckets.build(table, 1, 100, folder)
-    sets = [minhash.hashes({str(n) for n in r[3]}) for r in rows]
+    sets = [np.array(sorted(r[3]), np.uint64) for r in rows]
     decisions = keepers.decide(table, buckets, lambda part, row: sets[row], 0.8)
 
     kept: list[frozenset[int]] = []

@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from shingling import similarity
 
 from flows import recipes
 from tasks.corpus.document import text_hash
 from tasks.corpus.manifest import Manifest, Store
-from tasks.corpus.minhash import shingles
 
 STAGES = ("extract", "filter", "dedup", "decontaminate")
 
@@ -66,11 +66,6 @@ def found(sample, sample_run):
 def share(found: Iterable[bool]) -> float:
     answers = list(found)
     return sum(answers) / len(answers)
-
-
-def similarity(a: str, b: str) -> float:
-    of_a, of_b = set(shingles(a)), set(shingles(b))
-    return len(of_a & of_b) / len(of_a | of_b)
 
 
 def test_at_every_stage_kept_and_rejected_rows_are_what_the_books_say(found):
