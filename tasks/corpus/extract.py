@@ -2,8 +2,8 @@
 
     manifest = run(store, "small", config, {"commoncrawl": …, "wikipedia": …, "files": …}, engine)
 
-WARC responses go through charset detection and trafilatura (page.py), WET records are text already, dump pages go through wikitext.py, local files through
-files.py. trafilatura is called directly: datatrove's step around it adds an alarm, which C code does not hear (guard.py says what does).
+WARC responses go through charset detection and main-text extraction (page.py), WET records are text already, dump pages go through wikitext.py, local files
+through files.py.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work
 from tasks.corpus.textnorm import script
 from tasks.corpus.warc import Record, records
 
-STAGE = Stage("extract", 1)
+STAGE = Stage("extract", 2)
 ROLES = ("commoncrawl", "wikipedia", "files")
 HTML = ("text/html", "application/xhtml+xml", "application/xml+xhtml")
 
@@ -39,16 +39,13 @@ class ExtractConfig:
     max_bytes: Annotated[int, Field(ge=1024)]
     """Bytes of one page or dump page, its transfer coding undone; a bigger one is rejected as too_large. A WARC record is read into memory up to this."""
     max_depth: Annotated[int, Field(ge=8, le=250)]
-    """Levels of nested elements; a deeper page is rejected as too_deep. The HTML parser itself stops at 256."""
+    """Levels of nested elements; a deeper page is rejected as too_deep."""
     max_nodes: Annotated[int, Field(ge=100)]
     """Elements of one page; a page with more is rejected as too_many_nodes."""
     min_chars: Annotated[int, Field(ge=1)]
     """Characters of main text; a page with fewer is rejected as no_main_text."""
     page_seconds: Annotated[float, Field(gt=0)]
     """Seconds after which a page's process is ended and the page rejected as slow. A net below the limits above: the manifest then says reproducible: false."""
-    thorough: bool
-    """Compare trafilatura's result with readability and jusText: F1 .835 instead of .794 on 316 pages of 7 kinds, .866 instead of .858 on 180 Chinese news
-    pages, at two thirds of the speed."""
 
 
 def run(
@@ -84,6 +81,8 @@ def _item(store: Store, manifest: Manifest, place: int) -> dict[str, Any]:
 
 def extract_rank(config: ExtractConfig, item: dict[str, Any], out: PartWriter) -> dict[str, Any]:
     """One raw file: keeps and rejects its records through `out`."""
+    import tasks.corpus.main_text  # noqa: F401  here, not in the guarded process: compiled code is loaded once and comes with the fork
+
     with Guard(_convert, config.page_seconds) as guard:
         sink = Sink(config, item, out, guard)
         read: Callable[[Sink], None] = {"commoncrawl": _warc, "wikipedia": _dump, "files": _local}[item["source"]]
@@ -105,7 +104,7 @@ class Sink:
 
     def __init__(self, config: ExtractConfig, item: dict[str, Any], out: PartWriter, guard: Guard):
         self.config, self.item, self.out, self.guard = config, item, out, guard
-        self.limits = page.Limits(config.max_depth, config.max_nodes, config.min_chars, config.thorough)
+        self.limits = page.Limits(config.max_depth, config.max_nodes, config.min_chars)
         self.kinds: Counter[str] = Counter()
         self.reproducible = True
         self._origin = (item["source"], item["snapshot"], item["origin_file"])

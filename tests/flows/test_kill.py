@@ -60,7 +60,7 @@ MIDST: dict[str, tuple[str, Moment]] = {
     "extract, half of its parts": ("extract", there("extract", "documents-*.parquet", 5)),
     "filter, half of its parts": ("filter", there("filter", "documents-*.parquet", 5)),
     "dedup, signatures": ("dedup", there("dedup", "_work/signatures/signatures-*.parquet", 3)),
-    "dedup, shingles": ("dedup", there("dedup", "_work/shingles/shingles-*.bin", 3)),
+    "dedup, sets of shingles": ("dedup", there("dedup", "_work/sets/shingles-*.bin", 3)),
     "dedup, half of its parts": ("dedup", there("dedup", "documents-*.parquet", 5)),
     "decontaminate, half of its parts": ("decontaminate", there("decontaminate", "documents-*.parquet", 5)),
     "index, some of its parts": ("index", there("index", "_work/signatures/signatures-*.parquet", 3)),

@@ -7,7 +7,7 @@ from warcs import SENTENCES, page
 
 from tasks.corpus.page import Limits, clean, decode, extract
 
-LIMITS = Limits(depth=200, nodes=5000, chars=50, thorough=False)
+LIMITS = Limits(depth=200, nodes=5000, chars=50)
 TEXTS = {
     "zh": "黄河是中国的第二长河，流经九个省区，最后注入渤海。很多人把它称为母亲河，因为古代文明就在它的两岸发展起来。每年夏天，河水带着泥沙奔流而下。",
     "zh-Hant": "黃河是中國的第二長河，流經九個省區，最後注入渤海。很多人把它稱為母親河，因為古代文明就在它的兩岸發展起來。",
@@ -110,11 +110,11 @@ def test_a_page_that_cannot_be_kept_says_why(body, reason):
 def test_limits_hold_exactly():
     body = page()
     nodes = 6  # html head title body article p
-    assert extract(body, "", Limits(200, nodes, 50, False)).get("reason") is None
-    assert extract(body, "", Limits(200, nodes - 1, 50, False))["reason"] == "too_many_nodes"
-    assert extract(body, "", Limits(4, nodes, 50, False)).get("reason") is None
-    assert extract(body, "", Limits(3, nodes, 50, False))["reason"] == "too_deep"
-    assert extract(body, "", Limits(200, nodes, 10_000, False))["reason"] == "no_main_text"
+    assert extract(body, "", Limits(200, nodes, 50)).get("reason") is None
+    assert extract(body, "", Limits(200, nodes - 1, 50))["reason"] == "too_many_nodes"
+    assert extract(body, "", Limits(4, nodes, 50)).get("reason") is None
+    assert extract(body, "", Limits(3, nodes, 50))["reason"] == "too_deep"
+    assert extract(body, "", Limits(200, nodes, 10_000))["reason"] == "no_main_text"
 
 
 @settings(max_examples=60, deadline=None)
@@ -126,7 +126,7 @@ def test_limits_hold_exactly():
     )
 )  # fmt: skip
 def test_any_bytes_give_text_or_a_reason(body):
-    found = extract(body, "", Limits(200, 5000, 1, False))
+    found = extract(body, "", Limits(200, 5000, 1))
     assert ("reason" in found) != ("text" in found)
     if "text" in found:
         found["text"].encode()
