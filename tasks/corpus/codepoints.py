@@ -26,8 +26,8 @@ SPACE, WORD, CHARACTER, POOL, STOP = 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 25
 """What it is: whitespace (str.split), a letter or digit ([^\\W_]), a CJK character; or how the rest of the entry is to be read."""
 PHRASES = 1 << 31
 _SIZE = 0x110000
-_CHANGING = (*range(0x20000), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE0200))
-"""All code points that normalisation could change: the rest are Han ideographs, private or not assigned."""
+_CHANGING = (*range(0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x20000), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE0200))
+"""All code points that normalisation could change: the rest are Han ideographs, Hangul syllables, private or not assigned."""
 
 
 @dataclass(frozen=True)

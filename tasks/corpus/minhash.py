@@ -91,13 +91,13 @@ def hashes(texts: pa.Array) -> list[np.ndarray]:
     tables = unicode_tables()
     data, offsets = _buffers(texts)
     left, begins, found = kernels.digest(data, offsets, tables.raw, tables.pool, tables.simple, tables.phrases, False)
-    sets = [np.unique(found[start:end]) for start, end in pairwise(begins.tolist())]
+    sets = [_ascending(found[start:end]) for start, end in pairwise(begins.tolist())]
     late = np.flatnonzero(left)
     if len(late):
         batch = _normalised(data, offsets, late)
         _, begins, found = kernels.digest(*batch, tables.plain, tables.pool, tables.same, tables.phrases, True)
         for number, (start, end) in zip(late.tolist(), pairwise(begins.tolist()), strict=True):
-            sets[number] = np.unique(found[start:end])
+            sets[number] = _ascending(found[start:end])
     return sets
 
 
@@ -118,6 +118,12 @@ def _permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     factors, summands = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations
     return np.ascontiguousarray(factors), np.ascontiguousarray(summands)
+
+
+def _ascending(values: np.ndarray) -> np.ndarray:
+    """The set of them; numpy's unique hashes first, which takes five times as long."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=~values[:1]) != 0]
 
 
 def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
