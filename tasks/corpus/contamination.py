@@ -29,7 +29,7 @@ from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.textnorm import CJK, normalise, simplify
 
-STAGE = Stage("decontaminate", 1)
+STAGE = Stage("decontaminate", 2)
 _WORD = re.compile(r"[^\W_]+")
 
 

@@ -31,7 +31,7 @@ from tasks.corpus.index import IndexConfig
 from tasks.corpus.keepers import Buckets, Documents, decide
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 
-STAGE = Stage("dedup", 1)
+STAGE = Stage("dedup", 2)
 
 
 @dataclass(frozen=True)

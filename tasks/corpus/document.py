@@ -23,13 +23,30 @@ import xxhash
 
 from tasks.corpus.textnorm import normalise
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PART_ROWS = 20_000
 """Rows seen (kept or rejected) after which a part is closed and the next begun."""
 GROUP_ROWS = 1_000
 SAMPLED_TEXTS = 20
 """Rejected texts kept of one reason in one part: those with the smallest hash of their id."""
 SAMPLED_CHARS = 2_000
+
+SIGNALS = (
+    "characters", "words",  # of the text as it came in
+    # Gopher's repetition: repeated paragraphs and lines as a share of all, their characters of all; the most frequent 2-, 3-, 4-gram, repeated 5- … 10-grams
+    "gopher_rep_dup_para_frac", "gopher_rep_dup_para_char_frac", "gopher_rep_dup_line_frac", "gopher_rep_dup_line_char_frac",
+    "gopher_rep_top_2_gram", "gopher_rep_top_3_gram", "gopher_rep_top_4_gram",
+    "gopher_rep_duplicated_5_n_grams", "gopher_rep_duplicated_6_n_grams", "gopher_rep_duplicated_7_n_grams",
+    "gopher_rep_duplicated_8_n_grams", "gopher_rep_duplicated_9_n_grams", "gopher_rep_duplicated_10_n_grams",
+    # Gopher's quality: words with more than punctuation, their mean length; # and ellipses a word; shares of lines and words; different stop words
+    "gopher_words", "gopher_word_length", "gopher_hashes", "gopher_ellipses",
+    "gopher_bullet_lines", "gopher_ellipsis_lines", "gopher_letter_words", "gopher_stop_words",
+    # C4: which kept line, from 1, is the first with such a thing (0 for none, or after the other thing); sentences and dropped lines
+    "c4_lorem_ipsum", "c4_curly_bracket", "c4_sentences", "c4_lines_dropped",
+    # FineWeb, of what C4 leaves: lines; shares of lines that end a sentence, that are short; characters of repeated lines; line feeds a word
+    "fineweb_lines", "fineweb_line_punct_ratio", "fineweb_short_line_ratio", "fineweb_char_dup_ratio", "fineweb_list_ratio",
+)  # fmt: skip
+"""What the quality rules measure, each null where its family of rules does not apply to the document. A decision is a threshold over them."""
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +70,7 @@ SCHEMA = pa.schema(
         ("revision_id", pa.int64()),
         ("words", pa.int32()),  # signals from here on: null until the stage that measures them
         ("masked", pa.int32()),  # pieces of personal data replaced
+        ("signals", pa.struct([(name, pa.float64()) for name in SIGNALS])),
     ],
     metadata={b"ingot.document": str(SCHEMA_VERSION).encode()},
 )
@@ -69,6 +87,8 @@ REJECTS = pa.schema(
         ("origin_offset", pa.int64()),
         ("origin_length", pa.int64()),
         ("text", pa.string()),  # the first characters, of a bounded random sample; else null
+        ("language", pa.string()),  # '' where the stage came before the filter
+        ("signals", SCHEMA.field("signals").type),  # of what the filter's rules rejected, so that other thresholds can be tried on it
     ],
     metadata={b"ingot.reject": str(SCHEMA_VERSION).encode()},
 )

@@ -2,13 +2,16 @@
 
     run(store, recipe, config, {"extract": …}, engine) -> manifest: documents- and rejects- parts
 
-The rules are datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`Rules`); their reasons are
-datatrove's, with the rule's name before. Words are split once a document: each filter would do it again, which is 85% of their time.
-Order: too short to tell → language → repetition → Gopher quality → C4 → FineWeb → masking.
+The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
+are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
+stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (`recount`).
+Order: language → repetition → Gopher quality → C4 → FineWeb → masking.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,16 +19,19 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from model.config import STRICT
+from model.errors import ConfigError
 from tasks.corpus.document import PartWriter, read_rows, text_hash
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.language import detect
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.pii import mask
+from tasks.corpus.signals import LineRules, Measured, measure
 from tasks.corpus.textnorm import script
+from tasks.corpus.words import CHINESE, splitter
 
-STAGE = Stage("filter", 1)
-CHINESE = ("zh", "yue", "wuu", "lzh")
-CHINESE_STOP_WORDS = list("的了是在和有我不这這他也就人与與为為而之以其于於者")
+STAGE = Stage("filter", 2)
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+CHINESE_STOP_WORDS = tuple("的了是在和有我不这這他也就人与與为為而之以其于於者")
 
 
 @dataclass(frozen=True)
@@ -92,116 +98,146 @@ def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) 
 
 
 def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
-    """Reason and value of a rejection, ('', '') for a document that stays. Fills language, language_score, script, words; C4 may drop lines of the text."""
+    """Reason and value of a rejection, ('', '') for a document that stays. Fills language, language_score, script, words, signals; C4 may drop lines of
+    the text."""
     row["language"], row["language_score"] = detect(row["text"])
     row["script"] = script(row["text"]) if row["language"] in CHINESE else ""
     if config.languages and row["language"] not in config.languages:
         return "language", row["language"]
     if row["language_score"] < config.min_language_score:
         return "language_score", f"{row['language']} {row['language_score']:.3f}"
-    rules = _rules(row["language"])
-    if rules.missing:
-        return "no_word_splitter", rules.missing
-    document = rules.document(row)
-    row["words"] = len(rules.words(row["text"]))
+    missing = splitter(row["language"]).missing
+    if missing:
+        return "no_word_splitter", missing
     crawl = row["source"] in config.crawl_rules_on
-    for wanted, name, filters in (
-        (config.repetition, "gopher_rep", rules.repetition),
-        (config.gopher, "gopher", rules.gopher),
-        (config.c4 and crawl, "c4", rules.c4),
-        (config.fineweb and crawl, "fineweb", rules.fineweb),
-    ):
-        if not wanted:
-            continue
-        said = filters(document)
-        if said is not True:
-            why = said[1] if isinstance(said, tuple) else "quality"
-            return why if why.startswith(name) else f"{name}_{why}", f"{row['words']} words"
-    if document.text != row["text"]:
-        if not document.text:
-            return "c4_empty", f"{row['words']} words"
-        row["text"], row["words"] = document.text, len(rules.words(document.text))
+    found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
+    row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
+    broken = decide(rules_of(row["language"]), found.values)
+    if broken:
+        return broken.reason, f"{found.values[broken.signal]:.4g}"
+    if row["text"] and not found.text:
+        return "c4_empty", f"{row['words']} words"
+    row["text"], row["words"] = found.text, found.words
     return "", ""
 
 
-class Rules:
-    """datatrove's filters for one language, sharing one split into words. `missing` names a package without which the language cannot be split.
+def signals_of(text: str, language: str, repetition: bool, gopher: bool, c4: bool, fineweb: bool) -> Measured:
+    """What the families of rules that are asked for measure, by the language's words, stop words and rules about lines."""
+    chinese = language in CHINESE
+    stop_words = CHINESE_STOP_WORDS if chinese else STOP_WORDS
+    lines = LineRules(0, 0) if chinese else LineRules(max_word_length=1000, min_words=3)
+    return measure(text, splitter(language), stop_words, lines, repetition=repetition, gopher=gopher, c4=c4, fineweb=fineweb)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A document goes whose signal lies outside of [least, most]; one without the signal stays."""
+
+    reason: str
+    signal: str
+    least: float = -math.inf
+    most: float = math.inf
+
+
+def decide(rules: Sequence[Rule], signals: Mapping[str, float | None]) -> Rule | None:
+    """The first rule that a document breaks."""
+    for rule in rules:
+        value = signals[rule.signal]
+        if value is not None and not rule.least <= value <= rule.most:
+            return rule
+    return None
+
+
+@cache
+def rules_of(language: str) -> tuple[Rule, ...]:
+    """The rules for a language in datatrove's order.
 
     English: datatrove's thresholds, C4 without its line-end rule (as FineWeb uses it). Other languages: the same without the English stop words.
     Chinese: the thresholds of FineWeb2 for cmn_Hani (https://github.com/huggingface/fineweb-2, configs/cmn_Hani.yml and fineweb-2-pipeline.py), with stop
     words for both scripts and for Classical Chinese. FineWeb2 leaves C4 out; of it the rules that need no spaces between words stand here: lines with
     javascript or a policy, pages with lorem ipsum or a curly bracket.
     """
+    chinese = language in CHINESE
 
-    def __init__(self, language: str):
-        from datatrove.data import Document
-        from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
-        from datatrove.utils.word_tokenizers import WordTokenizer, load_word_tokenizer
+    def pick(spaced: float, han: float) -> float:
+        return han if chinese else spaced
 
-        self.missing = ""
-        try:
-            splitter = load_word_tokenizer(_datatrove_code(language))
-            splitter.word_tokenize("a")
-        except ImportError as error:
-            self.missing = f"{language}: {error}"
+    def share(name: str, most: float) -> Rule:
+        return Rule(f"gopher_rep_{name}", f"gopher_rep_{name}", most=most)
 
-        class Once(WordTokenizer):
-            """The language's splitter, which remembers the words of the last text."""
+    top = ((2, pick(0.2, 0.256)), (3, pick(0.18, 0.201)), (4, pick(0.16, 0.171)))
+    repeated = zip(
+        range(5, 11), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127) if chinese else (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True
+    )
+    whole = () if chinese else (share("dup_para_frac", 0.3), share("dup_para_char_frac", 0.2))
+    return (
+        Rule("gopher_rep_empty", "characters", least=1),
+        *whole,
+        share("dup_line_frac", pick(0.3, 0.287)),
+        *(() if chinese else (share("dup_line_char_frac", 0.2),)),
+        *(share(f"top_{n}_gram", most) for n, most in top),
+        *(share(f"duplicated_{n}_n_grams", most) for n, most in repeated),
+        Rule("gopher_short_doc", "gopher_words", least=50),
+        Rule("gopher_long_doc", "gopher_words", most=100_000),
+        Rule("gopher_below_avg_threshold", "gopher_word_length", least=pick(3, 1)),
+        Rule("gopher_above_avg_threshold", "gopher_word_length", most=pick(10, 5)),
+        Rule("gopher_too_many_hashes", "gopher_hashes", most=0.1),
+        Rule("gopher_too_many_ellipsis", "gopher_ellipses", most=0.1),
+        Rule("gopher_too_many_bullets", "gopher_bullet_lines", most=0.9),
+        Rule("gopher_too_many_end_ellipsis", "gopher_ellipsis_lines", most=0.3),
+        Rule("gopher_below_alpha_threshold", "gopher_letter_words", least=pick(0.8, 0.735)),
+        *((Rule("gopher_enough_stop_words", "gopher_stop_words", least=2),) if chinese or language == "en" else ()),
+        Rule("c4_lorem_ipsum", "c4_lorem_ipsum", most=0),
+        Rule("c4_curly_bracket", "c4_curly_bracket", most=0),
+        *(() if chinese else (Rule("c4_too_few_sentences", "c4_sentences", least=5),)),
+        Rule("fineweb_empty", "fineweb_lines", least=1),
+        Rule("fineweb_line_punct_ratio", "fineweb_line_punct_ratio", least=pick(0.12, 0.106)),
+        Rule("fineweb_short_line_ratio", "fineweb_short_line_ratio", most=pick(0.67, 999)),
+        Rule("fineweb_char_dup_ratio", "fineweb_char_dup_ratio", most=pick(0.01, 0.1)),
+        Rule("fineweb_list_ratio", "fineweb_list_ratio", most=pick(0.3, 0.178)),
+    )
 
-            last: tuple[str, list[str]] = ("", [])
 
-            def word_tokenize(self, text: str) -> list[str]:
-                if text != self.last[0]:
-                    self.last = text, splitter.word_tokenize(text)
-                return self.last[1]
+@dataclass(frozen=True)
+class Recount:
+    """What a filter's output would hold under other thresholds."""
 
-            def sent_tokenize(self, text: str) -> list[str]:
-                return splitter.sent_tokenize(text)
+    documents: int
+    words: int
+    """Of the texts as they came in."""
+    rejected: Mapping[str, int]
+    """Documents by reason."""
 
-            def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-                return splitter.span_tokenize(text)
 
-        once: Any = Once()
-        self.words: Callable[[str], list[str]] = once.word_tokenize
-        self._document = Document
-        if language in CHINESE:
-            self.repetition = GopherRepetitionFilter(
-                dup_line_frac=0.287, dup_para_frac=0, dup_line_char_frac=0, dup_para_char_frac=0, top_n_grams=((2, 0.256), (3, 0.201), (4, 0.171)),
-                dup_n_grams=((5, 0.198), (6, 0.182), (7, 0.167), (8, 0.154), (9, 0.14), (10, 0.127)), language=once,
-            ).filter  # fmt: skip
-            self.gopher = GopherQualityFilter(
-                min_avg_word_length=1, max_avg_word_length=5, max_non_alpha_words_ratio=0.735, stop_words=CHINESE_STOP_WORDS, language=once
-            ).filter
-            self.c4 = C4QualityFilter(
-                filter_no_terminal_punct=False, min_words_per_line=-1, min_num_sentences=-1, max_word_length=-1, language=once
-            ).filter
-            self.fineweb = FineWebQualityFilter(
-                line_punct_thr=0.106, short_line_thr=999, char_duplicates_ratio=0.1, new_line_ratio=0.178, language=once
-            ).filter
+def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float]) -> Recount:
+    """Count kept and rejected rows of a filter's output (language, signals, reason if rejected) anew, with other limits by the rules' reasons.
+
+    What was rejected for something else than a rule (its language) stays rejected. ConfigError names a reason that no rule has.
+    """
+    known = {rule.reason for language in ("en", "zh") for rule in rules_of(language)}
+    for reason in limits:
+        if reason not in known:
+            raise ConfigError(f"no rule is called {reason!r}; there are {', '.join(sorted(known))}")
+    documents = words = 0
+    rejected: Counter[str] = Counter()
+    rules: dict[str, list[Rule]] = {}
+    for row in rows:
+        signals, reason = row["signals"], row.get("reason") or ""
+        if signals is not None and reason in ("", *known):
+            language = row["language"]
+            if language not in rules:
+                rules[language] = [_limited(rule, limits) for rule in rules_of(language)]
+            broken = decide(rules[language], signals)
+            reason = broken.reason if broken else ""
+        if reason:
+            rejected[reason] += 1
         else:
-            self.repetition = GopherRepetitionFilter(language=once).filter
-            stop_words = {} if language == "en" else {"min_stop_words": 0}  # datatrove's list is English
-            self.gopher = GopherQualityFilter(language=once, **stop_words).filter
-            self.c4 = C4QualityFilter(filter_no_terminal_punct=False, language=once).filter
-            self.fineweb = FineWebQualityFilter(language=once).filter
-
-    def document(self, row: Mapping[str, Any]) -> Any:
-        """A datatrove document of a row."""
-        return self._document(text=row["text"], id=row["id"])
+            documents, words = documents + 1, words + int(signals["words"] if signals else row["words"] or 0)
+    return Recount(documents, words, dict(rejected))
 
 
-@cache
-def _rules(language: str) -> Rules:
-    return Rules(language)
-
-
-def _datatrove_code(language: str) -> str:
-    """datatrove's name of a language's splitter. For Chinese only `cmn_Hani` splits: `zh` and `zho` silently leave a sentence as one word."""
-    from datatrove.utils.word_tokenizers import load_tokenizer_assignments
-
-    if language in CHINESE:
-        return "cmn_Hani"
-    known = load_tokenizer_assignments()
-    if language in known:
-        return language
-    return "en"
+def _limited(rule: Rule, limits: Mapping[str, float]) -> Rule:
+    limit = limits.get(rule.reason)
+    if limit is None:
+        return rule
+    return replace(rule, most=limit) if rule.least == -math.inf else replace(rule, least=limit)
