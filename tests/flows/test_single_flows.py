@@ -30,7 +30,7 @@ def test_a_wiped_prefect_loses_nothing(prefect_server, copy):
     from flows import build
 
     done = build.tiny(store=copy.url)
-    assert len(done["manifests"]) == 15
+    assert len(done["manifests"]) == 16
     assert all(manifest.skipped for manifest in done["manifests"])
 
 
