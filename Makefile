@@ -7,13 +7,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 
-.PHONY: help install demo test test-full lint bench up clean
+.PHONY: help install demo test test-full lint bench bench-corpus up clean
 help:
 	@echo "make demo       raw pages to a registered model that answers, on the embedded sample"
 	@echo "make test       the test suite (minutes)"
 	@echo "make test-full  the matrices: every kill point, every ZeRO stage, real data where present"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the figures of tests/benchmarks/RESULTS.md"
+	@echo "make bench-corpus  the corpus engine beside its peers: speed, quality, limits"
 	@echo "make up         Prefect server, MLflow server and a worker; PREFECT_PORT=$(PREFECT_PORT) MLFLOW_PORT=$(MLFLOW_PORT)"
 
 install: $(STAMP)
@@ -50,6 +51,10 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/run.py
+
+bench-corpus: install
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]' 2> >(grep -v '^WARNING' >&2)
+	$(BIN)/python tests/benchmarks/corpus.py
 
 up: install
 	@exec $(BIN)/ingot up --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
