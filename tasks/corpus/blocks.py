@@ -1,6 +1,6 @@
 """The blocks of a page and what can be seen of each: serialised HTML -> runs of text, and a row of features for each.
 
-    scan(html, MAX)     ->  text, blocks, nodes, page        one pass over the bytes
+    scan(html, MAX)     ->  text, blocks, nodes, page, marks   one pass over the bytes
     describe(…)         ->  features, float32 (blocks, len(FEATURES))
 
 A block is the text between two boundaries of block-level elements (or line breaks). `html` is what lexbor writes of its own tree: every element has an end tag
@@ -90,9 +90,25 @@ STOPWORDS = (
 )
 STOPMARKS = "的了在是我不人有他这這中大来來上个個们們到说說为為和你地出就也得自之着著而与與及对對于於但并並被将將没沒以所其或很让讓因都要会會可吗呢吧啊"
 
-ATTRIBUTES = "class id role itemprop hidden aria-hidden style href property name content type itemtype"
-"""Those that are read, in the order of CLASS … ITEMTYPE."""
-CLASS_, ID, ROLE, ITEMPROP, HIDDEN_, ARIA_HIDDEN, STYLE, HREF, PROPERTY, NAME_, CONTENT, TYPE, ITEMTYPE = range(1, 14)
+ATTRIBUTES = "class id role itemprop hidden aria-hidden style href property name content type itemtype rel datetime"
+"""Those that are read, in the order of CLASS … DATETIME."""
+CLASS_, ID, ROLE, ITEMPROP, HIDDEN_, ARIA_HIDDEN, STYLE, HREF, PROPERTY, NAME_, CONTENT, TYPE, ITEMTYPE, REL, DATETIME = range(1, 16)
+
+SAYS = {
+    "og_title": "og:title",
+    "og_url": "og:url",
+    "dated": (
+        "publishdate publish_date publish-date publisheddate published_date published_at pubdate displaydate parsely-pub-date sailthru.date"
+        " cxenseparse:publishtime og:publish_date citation_publication_date citation_online_date citation_date date dc.date dc.date.issued dcterms.date"
+        " dcterms.created article:published datecreated"
+    ),
+    "stated": "datepublished",
+    "published": "article:published_time og:article:published_time og:published_time",
+}
+"""Names of meta elements (property, name, itemprop) by what their content is."""
+MARKS_OF = ("title", "heading", "canonical", "base", "json_ld", "time", *SAYS)
+"""What a page says of itself (about.py); a kind of mark is its place here plus one."""
+MOST_MARKS, MOST_TIMES = 64, 8
 
 
 def fnv(word: bytes | str) -> int:
@@ -129,11 +145,17 @@ _MEANING = _lookup(((word, 1 << bit) for bit, words in enumerate(SEMANTICS.value
 _KIND = _lookup(((word, 1 << bit) for bit, words in enumerate(KINDS.values()) for word in words.split()), 256)
 _STOP = _lookup(((word, 1) for word in STOPWORDS.split() + list(STOPMARKS)), 1024)
 _ATTRIBUTE = _lookup(((name, number) for number, name in enumerate(ATTRIBUTES.split(), 1)), 64)
-_NAMED = "a article b body br h1 head html li pre script strong td th title tr"
-A, ARTICLE, B, BODY, BR, H1, HEAD, ROOT, LI, PRE, SCRIPT, STRONG, TD, TH, TITLE, TR = (_NUMBER[tag] for tag in _NAMED.split())
+_KIND_OF_MARK = {name: number for number, name in enumerate(MARKS_OF, 1)}
+_SAYS = _lookup(((word, _KIND_OF_MARK[kind]) for kind, words in SAYS.items() for word in dict.fromkeys(words.split())), 128)
+M_TITLE, M_HEADING, M_CANONICAL, M_BASE, M_JSON_LD, M_TIME = range(1, 7)
+M_STATED = _KIND_OF_MARK["stated"]
+_NAMED = "a article b base body br h1 head html li link meta pre script strong td th time title tr"
+A, ARTICLE, B, BASE, BODY, BR, H1, HEAD, ROOT, LI, LINK, META, PRE, SCRIPT, STRONG, TD, TH, TIME, TITLE, TR = (
+    _NUMBER[tag] for tag in _NAMED.split()
+)
 SURE = 0.7
 """How much more than half of the expected F1 a block's chance must be, for each point of that F1 above .8."""
-OG_TYPE, GENERATOR = fnv("og:type"), fnv("generator")
+OG_TYPE, GENERATOR, CANONICAL, LD_JSON = fnv("og:type"), fnv("generator"), fnv("canonical"), fnv("application/ld+json")
 DISPLAY_NONE, VISIBILITY_HIDDEN = fnv("display:none"), fnv("visibility:hidden")
 HIDDEN = 1 << 40
 """Bit of a node's meaning: its own attributes hide it."""
@@ -258,12 +280,15 @@ def end_word(row: Ints, value: int, length: int, title: Ints, titled: int) -> No
             break
 
 
-@njit(types.Tuple((types.uint8[::1], types.int64[:, ::1], types.int64[:, ::1], types.int64[::1]))(HTML, INT, INT), cache=True)
-def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, Ints, Ints]:
+@njit(
+    types.Tuple((types.uint8[::1], types.int64[:, ::1], types.int64[:, ::1], types.int64[::1], types.int64[:, ::1]))(HTML, INT, INT),
+    cache=True,
+)
+def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, Ints, Ints, Ints]:
     """Read a serialised page.
 
-    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words]. Reading stops where elements or depth pass the
-    limit.
+    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words], marks (k, 3): kind, start and end in html.
+    Reading stops where elements or depth pass the limit.
     """
     size = html.shape[0]
     brackets = 0
@@ -277,6 +302,11 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
     title = np.zeros(64, np.int64)
     titled = 0
     page = np.zeros(4, np.int64)
+    marks = np.zeros((MOST_MARKS, 3), np.int64)
+    marked = times = 0
+    open_depth = 0  # of the element whose text the last open mark is
+    open_mark = 0
+    headed = False
     depth = 0  # of open elements; stack[depth] is the innermost, node 0 stands above html
     count = 0  # blocks ended
     elements = 0
@@ -311,6 +341,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                     at += 1
                 continue
             closing = following == 47
+            bracket = at
             at += 2 if closing else 1
             value_of = FNV
             while at < size and html[at] != 62 and html[at] != 32 and html[at] != 10 and html[at] != 9 and html[at] != 47:
@@ -336,6 +367,9 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                             titled += 1
                         inword = 0
                         intitle = False
+                    if open_depth == depth:
+                        marks[open_mark, 2] = bracket
+                        open_depth = 0
                     if skipped == depth:
                         skipped = 0
                     depth -= 1
@@ -348,7 +382,9 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                 hidden = False
                 href = False
                 says_kind = False
-                content_at = content_end = 0
+                content_at = content_end = href_at = href_end = time_at = time_end = 0
+                says = 0
+                canonical = json_ld = False
                 while at < size and html[at] != 62:
                     if html[at] == 32 or html[at] == 10 or html[at] == 9 or html[at] == 47:
                         at += 1
@@ -371,7 +407,9 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                         continue
                     if attribute <= ITEMPROP:
                         meaning |= meanings(html, start, end, _MEANING)
-                        if attribute == CLASS_:
+                        if attribute == ITEMPROP:
+                            says = max(says, find(_SAYS, hash_of(html, start, end)))
+                        elif attribute == CLASS_:
                             signature = (signature * PRIME ^ sign(html, start, end)) & MASK
                             if tag in (BODY, ROOT):
                                 page[2] |= meanings(html, start, end, _KIND)
@@ -383,15 +421,51 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                         hidden |= hides(html, start, end)
                     elif attribute == HREF:
                         href = True
+                        href_at, href_end = start, end
                     elif attribute in (PROPERTY, NAME_):
-                        says_kind |= hash_of(html, start, end) in (OG_TYPE, GENERATOR)
+                        name_of = hash_of(html, start, end)
+                        says_kind |= name_of in (OG_TYPE, GENERATOR)
+                        says = max(says, find(_SAYS, name_of))
                     elif attribute == CONTENT:
                         content_at, content_end = start, end
                     elif attribute == ITEMTYPE:
                         page[2] |= meanings(html, start, end, _KIND)
+                    elif attribute == REL:
+                        canonical = hash_of(html, start, end) == CANONICAL
+                    elif attribute == DATETIME:
+                        time_at, time_end = start, end
+                    elif attribute == TYPE:
+                        json_ld = hash_of(html, start, end) == LD_JSON
                 at += 1
                 if says_kind:
                     page[2] |= meanings(html, content_at, content_end, _KIND)
+                # What the page says of itself: from attributes, or (a mark left open) the text up to the element's end.
+                kind_of = says if tag == META or says == M_STATED else 0
+                if tag == LINK and canonical:
+                    kind_of, content_at, content_end = M_CANONICAL, href_at, href_end
+                elif tag == BASE:
+                    kind_of, content_at, content_end = M_BASE, href_at, href_end
+                elif tag == TIME and times < MOST_TIMES:
+                    times += 1
+                    kind_of, content_at, content_end = max(kind_of, M_TIME), time_at, time_end
+                elif tag == SCRIPT and json_ld:
+                    kind_of = M_JSON_LD
+                elif tag == TITLE or (tag == H1 and not headed):
+                    kind_of = M_TITLE if tag == TITLE else M_HEADING
+                    headed |= tag == H1
+                if (
+                    kind_of > 0
+                    and skipped == 0
+                    and marked < MOST_MARKS
+                    and (content_end > content_at or (kind & 1 == 0 and open_depth == 0))
+                ):
+                    if content_end == content_at and tag != SCRIPT:
+                        open_depth, open_mark = depth + 1, marked
+                        content_at, content_end = at, 0
+                    elif tag == SCRIPT:
+                        content_at = at
+                    marks[marked] = kind_of, content_at, content_end
+                    marked += 1
                 if hidden:
                     meaning |= HIDDEN
                 node = nodes_made
@@ -429,6 +503,8 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                                 end += 1
                             page[2] |= meanings(html, at + 6, end, _KIND)
                         at += 1
+                    if kind_of == M_JSON_LD and marked > 0 and marks[marked - 1, 2] == 0:
+                        marks[marked - 1, 2] = min(at, size)
                     at = name_start + 1
                     boundary = False
                     continue
@@ -654,7 +730,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
         count += 1
     page[0] = elements
     page[3] = titled
-    return text[:length].copy(), blocks[:count].copy(), nodes[:nodes_made].copy(), page
+    return text[:length].copy(), blocks[:count].copy(), nodes[:nodes_made].copy(), page, marks[:marked].copy()
 
 
 OWN = (

@@ -23,7 +23,7 @@ import xxhash
 
 from tasks.corpus.textnorm import normalise
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PART_ROWS = 20_000
 """Rows seen (kept or rejected) after which a part is closed and the next begun."""
 GROUP_ROWS = 1_000
@@ -56,6 +56,8 @@ SCHEMA = pa.schema(
         ("url", pa.string()),
         ("domain", pa.string()),
         ("title", pa.string()),
+        ("published", pa.string()),  # YYYY-MM-DD as the page itself says, never after `date`; '' if it says nothing
+        ("canonical_url", pa.string()),  # the page's own address for its text, in full; '' if it says none
         ("language", pa.string()),  # ISO 639 code by fastText, '' before the filter stage
         ("language_score", pa.float32()),
         ("script", pa.string()),  # Hans or Hant for Chinese, else ''

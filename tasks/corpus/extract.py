@@ -18,6 +18,7 @@ from pydantic import Field
 from model.config import STRICT
 from model.errors import InputError
 from tasks.corpus import files, page, wikipedia, wikitext
+from tasks.corpus.about import canonical_url, not_after
 from tasks.corpus.document import PartWriter, new_document, origin_row
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.guard import DeadError, Guard, SlowError
@@ -25,7 +26,7 @@ from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work
 from tasks.corpus.textnorm import script
 from tasks.corpus.warc import Record, records
 
-STAGE = Stage("extract", 2)
+STAGE = Stage("extract", 3)
 ROLES = ("commoncrawl", "wikipedia", "files")
 HTML = ("text/html", "application/xhtml+xml", "application/xml+xhtml")
 
@@ -91,7 +92,7 @@ def extract_rank(config: ExtractConfig, item: dict[str, Any], out: PartWriter) -
 
 
 def _convert(kind: str, data: bytes | str, detail: str, limits: page.Limits) -> dict[str, Any]:
-    """What runs under the clock: an HTML page (detail: declared charset) or wikitext to {"text", "title"} or {"reason", "value"}."""
+    """What runs under the clock: an HTML page (detail: declared charset) or wikitext to {"text", "title", …} or {"reason", "value"}."""
     if kind == "html":
         return page.extract(data, detail, limits)
     assert isinstance(data, str)
@@ -129,14 +130,17 @@ class Sink:
         text = page.clean(text)
         return {"text": text, "title": title} if len(text) >= self.config.min_chars else {"reason": "no_main_text", "value": len(text)}
 
-    def put(self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", **more: Any) -> None:
-        """Keep or reject one record by its answer. `place`: byte offset, page, row."""
+    def put(self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", date: str = "", **more: Any) -> None:
+        """Keep or reject one record by its answer. `place`: byte offset, page, row. `date`: of the record."""
         url = sound_url(url)
         if "reason" in answer:
             self.out.reject(origin_row(*self._origin, place, length, url), answer["reason"], answer["value"])
             return
         source, snapshot, origin_file = self._origin
-        facts = {"url": url, "title": page.clean(answer["title"]), "license": self.item["license"], "origin_length": length} | more
+        facts = {
+            "url": url, "title": page.clean(answer["title"]), "license": self.item["license"], "origin_length": length, "date": date,
+            "published": not_after(answer.get("published", ""), date), "canonical_url": sound_url(canonical_url(answer.get("canonical", ""), url)),
+        } | more  # fmt: skip
         self.out.keep(new_document(answer["text"], source=source, snapshot=snapshot, origin_file=origin_file, place=place, **facts))
 
 
@@ -195,10 +199,11 @@ def _dump(sink: Sink) -> None:
     try:
         for found in wikipedia.articles(path):
             number = found.number
+            url = article_url(wiki, found.title)
             sink.put(
-                _article(sink, found),
+                _article(sink, found, url),
                 number,
-                url=article_url(wiki, found.title),
+                url=url,
                 date=page.clean(found.timestamp),
                 page_id=found.page_id,
                 revision_id=found.revision_id,
@@ -207,7 +212,7 @@ def _dump(sink: Sink) -> None:
         sink.put({"reason": "truncated_dump", "value": error}, number + 1)
 
 
-def _article(sink: Sink, found: wikipedia.Page) -> dict[str, Any]:
+def _article(sink: Sink, found: wikipedia.Page, url: str) -> dict[str, Any]:
     if found.ns != 0:
         return {"reason": "namespace", "value": found.ns}
     if found.redirect or wikitext.is_redirect(found.text):
@@ -216,7 +221,7 @@ def _article(sink: Sink, found: wikipedia.Page) -> dict[str, Any]:
         return {"reason": "disambiguation", "value": found.title}
     if not found.text.strip():
         return {"reason": "empty", "value": 0}
-    return sink.convert("wiki", found.text, found.title)
+    return sink.convert("wiki", found.text, found.title) | {"canonical": url}
 
 
 def article_url(wiki: str, title: str) -> str:

@@ -24,13 +24,19 @@ from tasks.corpus.page import clean
 class Page:
     """A page as `blocks.scan` reads it; `blocks` and `nodes` lack what lies beyond the limits."""
 
+    html: npt.NDArray[np.uint8]
     elements: int
     depth: int
-    size: int
     text: npt.NDArray[np.uint8]
     blocks: npt.NDArray[np.int64]
     nodes: npt.NDArray[np.int64]
     facts: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the serialised page."""
+        return len(self.html)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ def forests(path: Path) -> tuple[Forest, Forest]:
 def read(html: str, nodes: int, depth: int) -> Page:
     """Read what lexbor serialised. A page beyond a limit has `elements` > nodes or `depth` > depth."""
     data = np.frombuffer(html.encode(), np.uint8)
-    text, found, tree, facts = b.scan(data, nodes, depth)
-    return Page(int(facts[0]), int(facts[1]), len(data), text, found, tree, facts)
+    text, found, tree, facts, marks = b.scan(data, nodes, depth)
+    return Page(data, int(facts[0]), int(facts[1]), text, found, tree, facts, marks)
 
 
 def chances(page: Page, table: Path) -> npt.NDArray[np.float64]:

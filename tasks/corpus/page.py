@@ -1,6 +1,6 @@
 """One HTML page to its main text: bytes -> charset -> bounded tree (lexbor) -> main text (main_text.py).
 
-    extract(body, "gb2312", limits)  ->  {"text": …, "title": …} or {"reason": "too_many_nodes", "value": 120000}
+    extract(body, "gb2312", limits)  ->  {"text": …, "title": …, "published": …, "canonical": …} or {"reason": "too_many_nodes", "value": 120000}
 
 Charset: the declared one (byte order mark, HTTP header, meta) unless the bytes say otherwise. Limits are counted in data, so the same page gives the same
 answer anywhere; a page that still takes too long is ended from outside (guard.py).
@@ -65,12 +65,13 @@ class Limits:
 
 
 def extract(body: bytes | str, charset: str, limits: Limits, table: Path = TABLE) -> dict[str, Any]:
-    """Main text and title of a page, or the reason why it has none: not_html, empty, too_deep, too_many_nodes, no_main_text.
+    """Main text of a page and what it says of itself (about.py), or the reason why it has none: not_html, empty, too_deep, too_many_nodes, no_main_text.
 
     `table`: the forests that judge blocks (benchmarks give those that have not seen the page).
     """
     from resiliparse.parse.html import HTMLTree
 
+    from tasks.corpus.about import about
     from tasks.corpus.main_text import main_text, read
 
     if isinstance(body, bytes):
@@ -83,8 +84,7 @@ def extract(body: bytes | str, charset: str, limits: Limits, table: Path = TABLE
         html = CONTROLS.sub("", body)
     if not html.strip(BLANKS):
         return {"reason": "empty", "value": 0}
-    tree = HTMLTree.parse(html)
-    page = read(str(tree), limits.nodes, limits.depth)
+    page = read(str(HTMLTree.parse(html)), limits.nodes, limits.depth)
     if page.depth > limits.depth:
         return {"reason": "too_deep", "value": f"more than {limits.depth}"}
     if page.elements > limits.nodes:
@@ -94,23 +94,13 @@ def extract(body: bytes | str, charset: str, limits: Limits, table: Path = TABLE
         return {"reason": "no_main_text", "value": len(text)}
     if expected < DOUBT:
         return {"reason": "no_main_text", "value": f"expected F1 {expected:.2f}"}
-    return {"text": text, "title": _title(tree)}
+    return {"text": text, **about(page)}
 
 
 def clean(text: str) -> str:
     """Text without control characters and lone surrogates, line ends \\n, no trailing blanks, at most one empty line in a row."""
     text = CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
-
-
-def _title(tree: Any) -> str:
-    """og:title, else the title element, else the first heading; at most 300 characters."""
-    for place in ("meta[property='og:title']", "head > title", "title", "h1"):
-        element = tree.document.query_selector(place)
-        title = " ".join(((element.getattr("content") if place.startswith("meta") else element.text) or "").split()) if element else ""
-        if title:
-            return title[:300]
-    return ""
 
 
 def decode(body: bytes, declared: str) -> tuple[str, str]:

@@ -101,6 +101,14 @@ def test_a_document_has_its_origin_and_what_the_record_says(tmp_path):
     assert URL.encode() in gzip.decompress(data[a["origin_offset"] : a["origin_offset"] + a["origin_length"]])
 
 
+def test_a_page_keeps_its_day_and_canonical_address_and_none_from_the_future(tmp_path):
+    head = "<link rel=canonical href='/whole#top'><meta property='article:published_time' content='{}'>"
+    data = b"".join(member(f"{URL}?{n}", http(page(head=head.format(day)))) for n, day in enumerate(("2026-09-30T10:00:00Z", "2026-10-02")))
+    kept, _, _ = run(tmp_path, "x.warc.gz", data + member(f"{URL}?2", http(page())))
+    assert [row["published"] for row in kept] == ["2026-09-30", "", ""]
+    assert [row["canonical_url"] for row in kept] == ["http://e.example/whole"] * 2 + [""]
+
+
 def test_records_that_are_no_pages_are_counted_not_seen(tmp_path):
     data = b"".join(member(URL, b"a: b\r\n", kind) for kind in ("warcinfo", "request", "metadata", "revisit")) + member(URL, http(page()))
     kept, rejected, info = run(tmp_path, "x.warc.gz", data)
@@ -149,6 +157,7 @@ def test_dump_pages_are_kept_or_set_aside_by_reason(encoding, pack, tmp_path):
     assert row["text"] == f"It stands. {SENTENCES}"
     assert (row["title"], row["url"], row["date"]) == ("Light house", "https://en.wikipedia.org/wiki/Light_house", "2026-09-01T00:00:00Z")
     assert (row["page_id"], row["revision_id"], row["origin_offset"], row["origin_length"]) == (1, 101, 1, -1)
+    assert (row["canonical_url"], row["published"]) == (row["url"], "")
 
 
 @pytest.mark.parametrize(

@@ -221,9 +221,10 @@ def test_any_html_is_read_into_sound_blocks_and_twice_alike(html):
 @given(st.binary(max_size=400))
 def test_the_reader_survives_bytes_that_no_serialiser_wrote(data):
     """Its bounds hold although nothing it expects is there."""
-    text, blocks, nodes, page = b.scan(np.frombuffer(data, np.uint8), 1000, 100)
+    text, blocks, nodes, page, marks = b.scan(np.frombuffer(data, np.uint8), 1000, 100)
     assert len(text) <= len(data)
     assert (blocks[:, b.NODE] < len(nodes)).all()
+    assert ((marks[:, 1:] >= 0) & (marks[:, 1:] <= len(data))).all()
     b.describe(blocks, nodes, page, len(data))
 
 
