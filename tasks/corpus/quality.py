@@ -29,7 +29,7 @@ from tasks.corpus.signals import LineRules, Measured, measure
 from tasks.corpus.textnorm import script
 from tasks.corpus.words import CHINESE, splitter
 
-STAGE = Stage("filter", 2)
+STAGE = Stage("filter", 3)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 CHINESE_STOP_WORDS = tuple("的了是在和有我不这這他也就人与與为為而之以其于於者")
 
@@ -54,6 +54,8 @@ class FilterConfig:
     """FineWeb's own rules: end punctuation of lines, short lines, duplicated lines, lists."""
     crawl_rules_on: tuple[str, ...]
     """Sources to which C4's and FineWeb's rules apply: they were made for crawled pages and misjudge encyclopaedic lists and poems."""
+    min_quality: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    """Least score of the quality model by language, {"en": 0.1}; a language without one has no bound. It holds for the sources of `crawl_rules_on`."""
     mask_personal_data: bool
     """Replace e-mail and IP addresses, phone and Chinese ID numbers by tags."""
 
@@ -112,7 +114,7 @@ def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
     crawl = row["source"] in config.crawl_rules_on
     found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
     row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
-    broken = decide(rules_of(row["language"]), found.values)
+    broken = decide(rules_of(row["language"], config.min_quality.get(row["language"], 0.0)), found.values)
     if broken:
         return broken.reason, f"{found.values[broken.signal]:.4g}"
     if row["text"] and not found.text:
@@ -149,8 +151,8 @@ def decide(rules: Sequence[Rule], signals: Mapping[str, float | None]) -> Rule |
 
 
 @cache
-def rules_of(language: str) -> tuple[Rule, ...]:
-    """The rules for a language in datatrove's order.
+def rules_of(language: str, min_quality: float = 0.0) -> tuple[Rule, ...]:
+    """The rules for a language in datatrove's order, then the bound of the quality model's score.
 
     English: datatrove's thresholds, C4 without its line-end rule (as FineWeb uses it). Other languages: the same without the English stop words.
     Chinese: the thresholds of FineWeb2 for cmn_Hani (https://github.com/huggingface/fineweb-2, configs/cmn_Hani.yml and fineweb-2-pipeline.py), with stop
@@ -195,6 +197,7 @@ def rules_of(language: str) -> tuple[Rule, ...]:
         Rule("fineweb_short_line_ratio", "fineweb_short_line_ratio", most=pick(0.67, 999)),
         Rule("fineweb_char_dup_ratio", "fineweb_char_dup_ratio", most=pick(0.01, 0.1)),
         Rule("fineweb_list_ratio", "fineweb_list_ratio", most=pick(0.3, 0.178)),
+        Rule("quality_low", "quality", least=min_quality),
     )
 
 
@@ -209,8 +212,9 @@ class Recount:
     """Documents by reason."""
 
 
-def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float]) -> Recount:
+def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float], min_quality: Mapping[str, float] = {}) -> Recount:  # noqa: B006
     """Count kept and rejected rows of a filter's output (language, signals, reason if rejected) anew, with other limits by the rules' reasons.
+    `min_quality` is the bound of the quality model's score by language, as in FilterConfig; a limit of quality_low counts for all languages.
 
     What was rejected for something else than a rule (its language) stays rejected. ConfigError names a reason that no rule has.
     """
@@ -226,7 +230,7 @@ def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float]) -> R
         if signals is not None and reason in ("", *known):
             language = row["language"]
             if language not in rules:
-                rules[language] = [_limited(rule, limits) for rule in rules_of(language)]
+                rules[language] = [_limited(rule, limits) for rule in rules_of(language, min_quality.get(language, 0.0))]
             broken = decide(rules[language], signals)
             reason = broken.reason if broken else ""
         if reason:

@@ -65,6 +65,7 @@ VALUES: dict[str, Any] = {
     "files.paths": ["files/a.txt"],
     "evaluation.paths": ["eval/choice"],
     "examples.paths": ["finetune/a.jsonl"],
+    "filter.min_quality": {"en": 0.5},
     "dedup.bands": 24,
     "dedup.rows": 4,
     "model.heads": 4,
