@@ -5,7 +5,7 @@
 The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
 are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
 stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (`recount`).
-Order: language → repetition → Gopher quality → C4 → FineWeb → masking.
+Order: block-lists → language → repetition → Gopher quality → C4 → FineWeb → quality model → masking.
 """
 
 import math
@@ -20,11 +20,14 @@ from pydantic import Field
 
 from model.config import STRICT
 from model.errors import ConfigError
+from tasks.corpus import blocklist, quality_model
+from tasks.corpus.blocklist import Blocklist
 from tasks.corpus.document import PartWriter, read_rows, text_hash
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.language import detect
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.pii import mask
+from tasks.corpus.quality_model import Models
 from tasks.corpus.signals import LineRules, Measured, measure
 from tasks.corpus.textnorm import script
 from tasks.corpus.words import CHINESE, splitter
@@ -69,14 +72,23 @@ def run(
     progress: Progress = lambda done, total, unit: None,
     rebuild: bool = False,
 ) -> Manifest:
-    """Filter the input "extract". `info`: pieces of personal data masked, by kind."""
+    """Filter the input "extract", by the lists of "blocklist" and the models of "quality_model" where these are given.
+
+    `info`: pieces of personal data masked, by kind; entries of the block-lists, by kind.
+    """
 
     def body(work: Work) -> Result:
         source = work.inputs["extract"]
-        items = [{"path": str(store.path(source, part)), "rows": part.rows} for part in source.parts()]
+        lists, judges = work.inputs.get("blocklist"), work.inputs.get("quality_model")
+        more: dict[str, Any] = {"models": quality_model.of_manifest(store, judges)} if judges else {}
+        entries = blocklist.compile_lists([store.path(lists, f) for f in lists.files], work.scratch / "blocklist") if lists else {}
+        if lists:
+            more["blocklist"] = str(work.scratch / "blocklist")
+        items = [{"path": str(store.path(source, part)), "rows": part.rows} | more for part in source.parts()]
         summaries = run_ranks(work, "tasks.corpus.quality:filter_rank", config, items, engine)
         kinds = sorted({kind for s in summaries for kind in s["info"]["masked"]})
-        return books(summaries, masked={kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds})
+        masked = {kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds}
+        return books(summaries, masked=masked, blocklist=entries)
 
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
@@ -84,8 +96,10 @@ def run(
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
     masked: dict[str, int] = {}
+    lists = blocklist.shared(item["blocklist"]) if "blocklist" in item else None
+    models = quality_model.shared(item["models"]) if "models" in item else None
     for row in read_rows([Path(item["path"])]):
-        reason, value = judge(config, row)
+        reason, value = judge(config, row, lists, models)
         if reason:
             out.reject(row, reason, value)
             continue
@@ -99,9 +113,12 @@ def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) 
     return {"masked": masked}
 
 
-def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
+def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = None, models: Models | None = None) -> tuple[str, str]:
     """Reason and value of a rejection, ('', '') for a document that stays. Fills language, language_score, script, words, signals; C4 may drop lines of
     the text."""
+    listed = lists.find(row["url"]) if lists else ("", "")
+    if listed[0]:
+        return listed
     row["language"], row["language_score"] = detect(row["text"])
     row["script"] = script(row["text"]) if row["language"] in CHINESE else ""
     if config.languages and row["language"] not in config.languages:
@@ -113,6 +130,7 @@ def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
         return "no_word_splitter", missing
     crawl = row["source"] in config.crawl_rules_on
     found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
+    found.values["quality"] = models.score(row["text"], row["language"]) if models and crawl else None
     row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
     broken = decide(rules_of(row["language"], config.min_quality.get(row["language"], 0.0)), found.values)
     if broken:
@@ -212,7 +230,7 @@ class Recount:
     """Documents by reason."""
 
 
-def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float], min_quality: Mapping[str, float] = {}) -> Recount:  # noqa: B006
+def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float], min_quality: Mapping[str, float] = {}) -> Recount:
     """Count kept and rejected rows of a filter's output (language, signals, reason if rejected) anew, with other limits by the rules' reasons.
     `min_quality` is the bound of the quality model's score by language, as in FilterConfig; a limit of quality_low counts for all languages.
 
