@@ -37,7 +37,7 @@ HOSTS = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]*:[0-9a-f:.]*(?:%\w+)?)\
 HOST = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|//", re.IGNORECASE)
 WORD = re.compile(r"[^\W_]+")
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 
 
 def compile_lists(paths: Sequence[Path], folder: Path) -> dict[str, int]:
@@ -67,7 +67,9 @@ def compile_lists(paths: Sequence[Path], folder: Path) -> dict[str, int]:
             )
     counts = {"unread": unread}
     for kind in KINDS:
-        hashes = np.unique(np.frombuffer(found.pop(kind), np.uint64))
+        hashes = np.frombuffer(found.pop(kind), np.uint64)
+        hashes.sort()
+        hashes = hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]
         counts[f"{kind}s"] = len(hashes)
         temporary = folder / f"{kind}s.npy.tmp"
         with open(temporary, "wb") as handle:
