@@ -1,4 +1,4 @@
-"""The whole chain: ingest → extract → filter → dedup → decontaminate → tokenizer → encode → pretrain → finetune → evaluate → register.
+"""The whole chain: ingest → extract → (quality model) → filter → dedup → decontaminate → tokenizer → encode → pretrain → finetune → evaluate → register.
 
 One entrypoint a recipe (`flows/build.py:demo`), so that a deployment's form shows that recipe's values. The other flows are made of the parts here.
 
@@ -17,7 +17,8 @@ from flows import recipes
 from flows.recipes import Recipe
 from model.config import fingerprint, identity
 from model.errors import ConfigError
-from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, takedown, train
+from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, quality_model, registry, takedown, train
+from tasks.card import lineage
 from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
@@ -29,6 +30,7 @@ from tasks.tracking import Tracker
 STAGES = (
     "ingest",
     "extract",
+    "quality_model",
     "filter",
     "dedup",
     "decontaminate",
@@ -107,7 +109,8 @@ def make_corpus(build: Build, previous: Publication | None = None) -> Publicatio
         build.note(manifest)
     old = [store.need(address) for address in previous.parts] if previous else []
     extracted = build.note(extract.extract(store, r.name, r.extract, raw, r.engine, "extract" in build.rebuild))
-    filtered = build.note(filter.filter_(store, r.name, r.filter, {"extract": extracted}, r.engine, "filter" in build.rebuild))
+    judged = {"extract": extracted} | judges(build, extracted, old)
+    filtered = build.note(filter.filter_(store, r.name, r.filter, judged, r.engine, "filter" in build.rebuild))
     segments = [dedup.index(store, r.name, r.dedup, documents, r.engine) for documents in old]
     before = {f"previous-{place:03d}": documents for place, documents in enumerate(old)}
     before |= {f"index-{place:03d}": segment for place, segment in enumerate(segments)}
@@ -130,6 +133,25 @@ def make_corpus(build: Build, previous: Publication | None = None) -> Publicatio
     store.publish("indexes", r.name, r.version, segments, made_of, {"documents": info["documents"]})
     build.corpus = store.publish("corpora", r.name, r.version, parts, made_of, info)
     return build.corpus
+
+
+def judges(build: Build, extracted: Manifest, old: Sequence[Manifest]) -> dict[str, Manifest]:
+    """What the filter judges by, beside its rules: block-lists, and the quality model where the recipe names them. What is added to a corpus is judged by
+    the model that judged its first part: scores stay comparable, and a new crawl need not bring good texts to learn from."""
+    r, store, again = build.recipe, build.store, "ingest" in build.rebuild
+    found = {}
+    if r.blocklists:
+        found["blocklist"] = build.note(ingest.local_files(store, r.name, r.blocklists, r.download, again))
+    if r.quality_model:
+        known = lineage(store, old[0]).get("quality_model") if old else None
+        inputs = {"extract": extracted}
+        if r.labels and not known:
+            inputs["labels"] = build.note(ingest.local_files(store, r.name, r.labels, r.download, again))
+        made = (
+            quality_model.quality_model(store, r.name, r.quality_model, inputs, "quality_model" in build.rebuild) if not known else known[0]
+        )
+        found["quality_model"] = build.note(made)
+    return found
 
 
 def snapshots_of(manifest: Manifest) -> list[str]:

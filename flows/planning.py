@@ -10,14 +10,23 @@ from typing import Any
 from flows import recipes
 from flows.recipes import Recipe
 from model.config import ModelConfig, TrainConfig
-from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, wikipedia
+from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, quality_model, wikipedia
 from tasks.corpus.download import STAGE as INGEST
 from tasks.corpus.manifest import Manifest, Stage, Store, check_space, lookup
 from tasks.evaluate import EVALUATE
 from tasks.registry import REGISTER
 from tasks.train import FINETUNE, PRETRAIN, PretrainConfig, finetune_config
 
-SHARE = {"extract": 0.12, "filter": 0.10, "dedup": 0.10, "decontaminate": 0.10, "index": 0.03, "tokenizer": 0.0, "encode": 0.12}
+SHARE = {
+    "extract": 0.12,
+    "quality_model": 0.01,
+    "filter": 0.10,
+    "dedup": 0.10,
+    "decontaminate": 0.10,
+    "index": 0.03,
+    "tokenizer": 0.0,
+    "encode": 0.12,
+}
 """Bytes a corpus stage writes, as a share of the raw bytes: upper ends of what the recipes made of crawl and dumps (see tests/benchmarks)."""
 
 
@@ -41,7 +50,15 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     raw = {role: m for role, m in sources.items() if m is not None}
     whole = len(raw) == len(sources)
     extracted = walk.step(extract.STAGE, recipe.extract, raw if whole else None)
-    filtered = walk.step(quality.STAGE, recipe.filter, _one("extract", extracted))
+    judged: dict[str, Manifest | None] = {"extract": extracted}
+    if recipe.blocklists:
+        judged["blocklist"] = walk.ingest("blocklist", files.resolve(recipe.blocklists))
+    if recipe.quality_model:
+        learnt: dict[str, Manifest | None] = {"extract": extracted}
+        if recipe.labels:
+            learnt["labels"] = walk.ingest("labels", files.resolve(recipe.labels))
+        judged["quality_model"] = walk.step(quality_model.STAGE, recipe.quality_model, learnt)
+    filtered = walk.step(quality.STAGE, recipe.filter, judged)
     single = walk.step(dedup.STAGE, recipe.dedup, _one("filter", filtered))
     clean = walk.step(
         contamination.STAGE, recipe.decontaminate, {"dedup": single, "evaluation": evaluation} if single and evaluation else None

@@ -22,6 +22,7 @@ from tasks.corpus.engine import EngineConfig
 from tasks.corpus.extract import ExtractConfig
 from tasks.corpus.files import FilesConfig
 from tasks.corpus.quality import FilterConfig
+from tasks.corpus.quality_model import QualityModelConfig
 from tasks.corpus.wikipedia import WikipediaConfig
 from tasks.registry import RegistryConfig
 
@@ -50,6 +51,12 @@ class Recipe:
     """How other hosts are asked."""
     extract: ExtractConfig
     """Main text out of pages, and the limits on a page."""
+    labels: FilesConfig | None
+    """JSON lines with text and label (1, 0, good, bad) for the quality model; null where the sources are all it learns from."""
+    quality_model: QualityModelConfig | None
+    """The trained judge of texts; null trains none."""
+    blocklists: FilesConfig | None
+    """Lists of domains, addresses and words of addresses whose pages are left out; null for none."""
     filter: FilterConfig
     """Languages, quality rules, masking of personal data."""
     dedup: DedupConfig
@@ -79,6 +86,15 @@ class Recipe:
     keep_raw: Literal["all", "used-records", "none"]
     """Raw files after the corpus stands: keep all, keep only the records that documents came from, or none (each can be fetched again by its origin)."""
 
+    def __post_init__(self) -> None:
+        trained = set(self.quality_model.languages) if self.quality_model else set()
+        if self.labels and not self.quality_model:
+            raise ValueError("labels are for the quality model, and quality_model is null")
+        if set(self.filter.min_quality) - trained:
+            raise ValueError(
+                f"filter.min_quality names {', '.join(sorted(set(self.filter.min_quality) - trained))}, of which quality_model trains no model"
+            )
+
 
 def train(steps: int, batch: int, length: int, lr: float, warmup: int, **more: Any) -> TrainConfig:
     """A TrainConfig with the house's choices for what is not named."""
@@ -100,7 +116,10 @@ def demo() -> Recipe:
         files=FilesConfig(("files",), "CC0-1.0", "sample-files", "source", str(SAMPLES)),
         download=DownloadConfig(0, 5.0, 5, 30.0, ""),
         extract=ExtractConfig(5 << 20, 200, 20_000, 100, 30.0),
-        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True),
+        labels=None,
+        quality_model=None,
+        blocklists=None,
+        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), {}, True),
         dedup=DedupConfig(0.8, 128, 1, 25, 5, ("wikipedia", "files", "commoncrawl"), 1000),
         evaluation=FilesConfig(("eval/*.jsonl", "eval/*/*.jsonl"), "CC0-1.0", "evaluation", "evaluation", str(SAMPLES)),
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),
@@ -207,5 +226,17 @@ def resolve(base: Recipe, recipe: Recipe, set: Mapping[str, Any]) -> Recipe:
 
 def corpus_identity(recipe: Recipe) -> dict[str, Any]:
     """The settings that decide a corpus: sources to decontaminate."""
-    sections = ("common_crawl", "wikipedia", "files", "extract", "filter", "dedup", "evaluation", "decontaminate")
+    sections = (
+        "common_crawl",
+        "wikipedia",
+        "files",
+        "extract",
+        "labels",
+        "quality_model",
+        "blocklists",
+        "filter",
+        "dedup",
+        "evaluation",
+        "decontaminate",
+    )
     return {name: identity(getattr(recipe, name)) for name in sections}

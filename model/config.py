@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -67,7 +68,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
                     f"unknown field {path!r}{_hint(part, known)}; known here: {', '.join(known) or 'nothing (the section is off)'}"
                 )
             if depth == len(parts) - 1:
-                place[part] = _parse(value, place[part]) if isinstance(value, str) else value
+                place[part] = _parse(value, place[part]) if isinstance(value, str) else deepcopy(value)
             else:
                 place = place[part]
     return from_dict(type(config), data)

@@ -15,6 +15,7 @@ IngotError
     ├── BooksError            kept + rejected differs from seen
     ├── EmptyError            a stage has nothing left to work on
     ├── ShardError            .bin and .idx disagree, or are not of this format
+    ├── JudgeError            a trained quality model that is worse than the recipe allows
     ├── TokenizerError        a tokenizer that does not fit the corpus or the model
     ├── CheckpointError       no usable checkpoint, or one of another run
     └── NonFiniteError        the loss became NaN or infinite
@@ -83,6 +84,10 @@ class EmptyError(FatalError):
 
 class ShardError(FatalError):
     """A shard is not readable as the format it claims."""
+
+
+class JudgeError(FatalError):
+    """A trained judge of texts is worse than the recipe allows."""
 
 
 class TokenizerError(FatalError):

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from flows.recipes import Recipe
 from model.config import fingerprint
-from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, wikipedia
+from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, quality_model, wikipedia
 from tasks.corpus.document import file_sha256
 from tasks.corpus.manifest import Manifest, Store
 
@@ -44,7 +44,12 @@ def corpus(store: Store, r: Recipe) -> dict[str, Manifest]:
         raw["files"] = files.run(store, r.name, r.files, r.download)
     found = raw | {"evaluation": files.run(store, r.name, r.evaluation, r.download)}
     found["extract"] = extract.run(store, r.name, r.extract, raw, r.engine)
-    found["filter"] = quality.run(store, r.name, r.filter, {"extract": found["extract"]}, r.engine)
+    judged = {"extract": found["extract"]}
+    if r.blocklists:
+        judged["blocklist"] = files.run(store, r.name, r.blocklists, r.download)
+    if r.quality_model:
+        judged["quality_model"] = quality_model.run(store, r.name, r.quality_model, {"extract": found["extract"]})
+    found["filter"] = quality.run(store, r.name, r.filter, judged, r.engine)
     found["dedup"] = dedup.run(store, r.name, r.dedup, {"filter": found["filter"]}, r.engine)
     cleaned = {"dedup": found["dedup"], "evaluation": found["evaluation"]}
     found["decontaminate"] = contamination.run(store, r.name, r.decontaminate, cleaned, r.engine)

@@ -45,6 +45,8 @@ SIGNALS = (
     "c4_lorem_ipsum", "c4_curly_bracket", "c4_sentences", "c4_lines_dropped",
     # FineWeb, of what C4 leaves: lines; shares of lines that end a sentence, that are short; characters of repeated lines; line feeds a word
     "fineweb_lines", "fineweb_line_punct_ratio", "fineweb_short_line_ratio", "fineweb_char_dup_ratio", "fineweb_list_ratio",
+    # the quality model's score in [0, 1]: how much a text is like the good ones that it was trained on
+    "quality",
 )  # fmt: skip
 """What the quality rules measure, each null where its family of rules does not apply to the document. A decision is a threshold over them."""
 

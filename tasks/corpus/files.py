@@ -53,8 +53,8 @@ class FilesConfig:
     """Licence of all of them, as it shall stand in the documents."""
     name: Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]
     """Snapshot name: part of every document's identity."""
-    role: Literal["source", "evaluation", "examples"]
-    """What they are for: corpus text, evaluation sets, or fine-tuning examples."""
+    role: Literal["source", "evaluation", "examples", "blocklist", "labels"]
+    """What they are for: corpus text, evaluation sets, fine-tuning examples, lists of unwanted addresses (of any file name), or texts labelled good and bad."""
     base: str = resource()
     """Folder that relative paths start from; '' is the working directory."""
 
@@ -96,7 +96,7 @@ def resolve(config: FilesConfig) -> Request:
     left_out = []
     for given in config.paths:
         for name, path in _expand(base, given):
-            if kind_of(path) is None:
+            if kind_of(path) is None and config.role != "blocklist":
                 if path == Path(os.path.abspath(base / given)):
                     raise InputError(
                         f"{path}: Ingot reads {', '.join(KINDS)} (and .gz of the texts), not this. Convert it or leave it out."
@@ -234,6 +234,12 @@ def _md(path: Path) -> Iterator[Record]:
 
 def _jsonl(path: Path) -> Iterator[Record]:
     """A record a line that is not blank: an object with `text` or `content`, and maybe title, url, date."""
+    for place, row in objects(path):
+        yield row if isinstance(row, Record) else _record(place, row)
+
+
+def objects(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, what JSON it holds) of the lines that are not blank; a Record with a `problem` for one that is too long or no JSON."""
     with _open(path) as raw:
         place = 0
         while line := raw.readline(MAX_RECORD):
@@ -241,14 +247,12 @@ def _jsonl(path: Path) -> Iterator[Record]:
             if len(line) == MAX_RECORD and not line.endswith(b"\n"):
                 while (rest := raw.readline(1 << 20)) and not rest.endswith(b"\n"):
                     pass
-                yield Record(place, problem="too_large", value=f"line {place} has more than {MAX_RECORD} bytes")
+                yield place, Record(place, problem="too_large", value=f"line {place} has more than {MAX_RECORD} bytes")
             elif line.strip():
                 try:
-                    row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+                    yield place, json.loads(line.removeprefix(codecs.BOM_UTF8))
                 except (ValueError, RecursionError) as error:
-                    yield Record(place, problem="broken_json", value=f"line {place}: {error}")
-                    continue
-                yield _record(place, row)
+                    yield place, Record(place, problem="broken_json", value=f"line {place}: {error}")
 
 
 def _record(place: int, row: Any) -> Record:

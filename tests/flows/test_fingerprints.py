@@ -20,9 +20,24 @@ from chain import golden_of
 from flows import planning, recipes
 from model.config import fingerprint, from_dict, override, to_dict
 from tasks.corpus import commoncrawl, extract, files, wikipedia
+from tasks.corpus.files import FilesConfig
 from tasks.corpus.manifest import Manifest, Store, made_of, stage_address
+from tasks.corpus.quality_model import QualityModelConfig
 
-CHAIN = ("extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain", "finetune", "evaluate", "register")
+CHAIN = (
+    "extract",
+    "quality_model",
+    "filter",
+    "dedup",
+    "decontaminate",
+    "index",
+    "tokenizer",
+    "encode",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "register",
+)
 
 
 def since(stage: str) -> frozenset[str]:
@@ -38,6 +53,9 @@ FEEDS = {
     "files": since("extract") | {"ingest files"},
     "download": frozenset(),
     "extract": since("extract"),
+    "labels": since("quality_model") | {"ingest labels"},
+    "quality_model": since("quality_model"),
+    "blocklists": since("filter") | {"ingest blocklist"},
     "filter": since("filter"),
     "dedup": since("dedup"),
     "evaluation": since("decontaminate") | {"ingest evaluation"},
@@ -54,7 +72,13 @@ FEEDS = {
     "keep_raw": frozenset(),
 }
 """Which stages a section reaches. A new section of the recipe needs a line here."""
-ROLES = {"files.role": "ingest files", "evaluation.role": "ingest evaluation", "examples.role": "ingest examples"}
+ROLES = {
+    "files.role": "ingest files",
+    "evaluation.role": "ingest evaluation",
+    "examples.role": "ingest examples",
+    "labels.role": "ingest labels",
+    "blocklists.role": "ingest blocklist",
+}
 """What files are for is told by the ingest's manifest; the same bytes make the same documents."""
 VALUES: dict[str, Any] = {
     "common_crawl.snapshot": "CC-MAIN-1970-02",
@@ -65,6 +89,12 @@ VALUES: dict[str, Any] = {
     "files.paths": ["files/a.txt"],
     "evaluation.paths": ["eval/choice"],
     "examples.paths": ["finetune/a.jsonl"],
+    "filter.min_quality": {"en": 0.5},
+    "quality_model.good": ["files"],
+    "quality_model.bad": ["files"],
+    "quality_model.languages": ["zh", "en"],
+    "labels.paths": ["labels/a.jsonl"],
+    "blocklists.paths": ["lists/a.txt"],
     "dedup.bands": 24,
     "dedup.rows": 4,
     "model.heads": 4,
@@ -81,6 +111,11 @@ VALUES: dict[str, Any] = {
 }
 """Values for fields in which the automatic one would be refused or would find nothing."""
 BASE: dict[str, Any] = {
+    "labels": to_dict(FilesConfig(("labels",), "CC0-1.0", "labels", "labels", "")),
+    "quality_model": to_dict(
+        QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.2, 0.5, 25, 0.5, 16, 2, 1 << 14)
+    ),
+    "blocklists": to_dict(FilesConfig(("lists",), "CC0-1.0", "lists", "blocklist", "")),
     "common_crawl.files": 2,
     "common_crawl.byte_budget": 1000,
     "wikipedia.files": 1,
@@ -124,7 +159,18 @@ def mirror(root: Path) -> Path:
             sums = {name: hashlib.sha1(put(f"{wiki}/{date}/{name}")).hexdigest() for name in names}
             listed = {name: {"size": 100, "sha1": digest} for name, digest in sums.items()}
             put(f"{wiki}/{date}/dumpstatus.json", json.dumps({"jobs": {"articlesdump": {"status": "done", "files": listed}}}).encode())
-    for name in ("files/a.txt", "files/b.txt", "eval/choice/a.jsonl", "eval/heldout.jsonl", "finetune/a.jsonl", "finetune/b.jsonl"):
+    for name in (
+        "files/a.txt",
+        "files/b.txt",
+        "eval/choice/a.jsonl",
+        "eval/heldout.jsonl",
+        "finetune/a.jsonl",
+        "finetune/b.jsonl",
+        "labels/a.jsonl",
+        "labels/b.jsonl",
+        "lists/a.txt",
+        "lists/b.txt",
+    ):
         put(name)
     return root
 
@@ -132,7 +178,7 @@ def mirror(root: Path) -> Path:
 def places(root: Path) -> dict[str, str]:
     """The fields that say where the mirror is."""
     return {name: str(root) for name in ("common_crawl.base_url", "common_crawl.index_url", "wikipedia.base_url")} | {
-        f"{name}.base": str(root) for name in ("files", "evaluation", "examples")
+        f"{name}.base": str(root) for name in ("files", "evaluation", "examples", "labels", "blocklists")
     }
 
 
@@ -144,7 +190,7 @@ def prints(store: Store, changes: dict[str, Any]) -> dict[str, str]:
         commoncrawl.run(store, recipe.name, recipe.common_crawl, recipe.download)
     if recipe.wikipedia:
         wikipedia.run(store, recipe.name, recipe.wikipedia, recipe.download)
-    for section in (recipe.files, recipe.evaluation, recipe.examples):
+    for section in (recipe.files, recipe.evaluation, recipe.examples, recipe.labels, recipe.blocklists):
         if section:
             files.run(store, recipe.name, section, recipe.download)
     steps = planning.plan("tiny", changes, store)
@@ -204,7 +250,7 @@ def plain(store, here):
 
 
 def test_every_stage_has_a_fingerprint_and_every_section_a_line_in_the_table(plain):
-    ingests = {f"ingest {name}" for name in ("commoncrawl", "wikipedia", "files", "evaluation", "examples")}
+    ingests = {f"ingest {name}" for name in ("commoncrawl", "wikipedia", "files", "evaluation", "examples", "labels", "blocklist")}
     assert set(plain) == ingests | set(CHAIN)
     assert len(set(plain.values())) == len(plain)
     assert set(FEEDS) == {field.name for field in fields(recipes.Recipe)}

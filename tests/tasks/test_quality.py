@@ -18,7 +18,7 @@ from tasks.corpus.document import text_hash
 from tasks.corpus.language import detect
 from tasks.corpus.quality import FilterConfig, judge
 
-CONFIG = FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True)
+CONFIG = FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), {}, True)
 WORDS = [
     "the",
     "lamp",
