@@ -205,11 +205,31 @@ def show(
     store: StoreOption = None,
     documents: Annotated[int, typer.Option(help="Random kept and rejected documents to print")] = 3,
     seed: Annotated[int, typer.Option(help="Another seed, other documents")] = 0,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON=LIMIT",
+            help="Count a filter stage's or a corpus's documents anew as if this rule had this limit; REASON@LANGUAGE=LIMIT for one language; repeat for more",
+        ),
+    ] = None,
+    signals: Annotated[bool, typer.Option("--signals", help="The same table with the limits as they are")] = False,
 ) -> None:
-    """A manifest: what it was made of, counts, reasons, random kept and rejected documents."""
+    """A manifest: what it was made of, counts, reasons, random kept and rejected documents.
+
+    With `--threshold`: what other limits of the quality rules would keep, counted from the signals of kept and rejected documents in seconds; no page is
+    read again. Look with `--signals` first: each rule's limit, what it rejects, and the least, 5%, middle, 95% and greatest value of what it measures.
+
+    `ingot show stages/filter/demo-1a2b3c4d5e --threshold gopher_short_doc=30`
+
+    `ingot show corpora/demo/v1 --threshold fineweb_list_ratio@zh=0.25 --threshold gopher_stop_words=1`
+
+    What you like becomes the recipe's: `ingot run demo filter.thresholds.gopher_short_doc=30`.
+    """
     place = open_store(store)
     if address is None:
         return list_store(place)
+    if threshold or signals:
+        return show_thresholds(place, address, threshold or [])
     kind = address.split("/")[0]
     if kind in ("corpora", "tokenizers", "models", "indexes"):
         thing = place.published(*address.split("/")) if address.count("/") == 2 else None
@@ -244,6 +264,47 @@ def show(
             reasons.add_row(reason, f"{count:,}")
         out.print(reasons)
     return None
+
+
+def show_thresholds(store: Store, address: str, words: list[str]) -> None:
+    """Documents and words by rule and by language, as they are and as they would be."""
+    from tasks.corpus import overview, recount
+
+    limits: dict[str, float] = {}
+    for name, limit in overrides(words).items():
+        try:
+            limits[name] = float(limit)
+        except ValueError:
+            raise ConfigError(f"{name}={limit}: a threshold is a number, for example {name}=30") from None
+    parts = overview.parts_of(store, address)
+    outputs = [m for m in overview.family(store, parts) if m.stage == "filter"]
+    made = recount.recount(store, outputs, limits)
+    rules = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("rule", "limit", "then", "rejected", "then", "least", "5%", "middle", "95%", "most"):
+        rules.add_column(name, justify="left" if name == "rule" else "right", overflow="fold")
+    for row in recount.by_rule(made, outputs, limits):
+        rules.add_row(*row)
+    out.print(rules)
+    total = made.total
+    languages = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("language", "documents", "then", "", "words", "then", ""):
+        languages.add_column(name, justify="left" if name == "language" else "right")
+    every = sorted(made.languages.items(), key=lambda item: -item[1].documents_then)
+    for name, pair in [*every, ("all", total)]:
+        if pair.documents or pair.documents_then:
+            documents, count = (pair.documents, pair.documents_then), (pair.words, pair.words_then)
+            languages.add_row(name, *(cell for now, then in (documents, count) for cell in (f"{now:,}", f"{then:,}", f"{then - now:+,}")))
+    out.print(languages)
+    if [m.address for m in parts] != [m.address for m in outputs]:
+        here = recount.staying(store, parts, limits).total
+        out.print(
+            f"Of the {here.documents:,} documents of {address} itself {here.documents_then:,} would stay. What would come in has yet to pass the later "
+            "stages: it may be a duplicate of what is there."
+        )
+    settings = " ".join(f"filter.thresholds.{word}" for word in words) or "filter.thresholds.gopher_short_doc=30"
+    out.print(
+        f"Next: ingot run {outputs[0].address.split('/')[-1].rsplit('-', 1)[0]} {settings}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def pick(store: Store, manifest: Manifest, prefix: str, count: int, seed: int) -> list[dict[str, Any]]:

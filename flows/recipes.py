@@ -90,9 +90,10 @@ class Recipe:
         trained = set(self.quality_model.languages) if self.quality_model else set()
         if self.labels and not self.quality_model:
             raise ValueError("labels are for the quality model, and quality_model is null")
-        if set(self.filter.min_quality) - trained:
+        bounds = {name.partition("@")[2] for name in self.filter.thresholds if name.partition("@")[0] == "quality_low"}
+        if lacking := sorted(bounds - trained - ({""} if trained else set())):
             raise ValueError(
-                f"filter.min_quality names {', '.join(sorted(set(self.filter.min_quality) - trained))}, of which quality_model trains no model"
+                f"filter.thresholds bounds quality_low{'@' + lacking[0] if lacking[0] else ''}, of which quality_model trains no model"
             )
 
 
@@ -119,7 +120,7 @@ def demo() -> Recipe:
         labels=None,
         quality_model=None,
         blocklists=None,
-        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), {}, True),
+        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True, thresholds={}),
         dedup=DedupConfig(0.8, 128, 1, 25, 5, ("wikipedia", "files", "commoncrawl"), 1000),
         evaluation=FilesConfig(("eval/*.jsonl", "eval/*/*.jsonl"), "CC0-1.0", "evaluation", "evaluation", str(SAMPLES)),
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -54,23 +54,24 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """A copy with dotted fields replaced (`{"pretrain.steps": 10}`). Values may be strings as typed in a shell: JSON is tried first,
-    but for a field that holds text.
+    but for a field that holds text. A field that is a mapping takes new keys.
 
     Raises ConfigError naming an unknown field (with the nearest known one) or a bad value.
     """
     data = to_dict(config)
     for path, value in changes.items():
-        place, parts = data, path.split(".")
+        place, node, parts = data, cast(Any, config), path.split(".")
         for depth, part in enumerate(parts):
-            if not isinstance(place, dict) or part not in place:
+            last = depth == len(parts) - 1
+            if not isinstance(place, dict) or (part not in place and not (last and isinstance(node, dict))):
                 known = list(place) if isinstance(place, dict) else []
                 raise ConfigError(
                     f"unknown field {path!r}{_hint(part, known)}; known here: {', '.join(known) or 'nothing (the section is off)'}"
                 )
-            if depth == len(parts) - 1:
-                place[part] = _parse(value, place[part]) if isinstance(value, str) else deepcopy(value)
+            if last:
+                place[part] = _parse(value, place.get(part)) if isinstance(value, str) else deepcopy(value)
             else:
-                place = place[part]
+                place, node = place[part], getattr(node, part, None)
     return from_dict(type(config), data)
 
 

@@ -32,7 +32,8 @@ SAMPLED_TEXTS = 20
 SAMPLED_CHARS = 2_000
 
 SIGNALS = (
-    "characters", "words",  # of the text as it came in
+    "characters", "words",  # of the text as the rules see it
+    "lines_removed", "left_words",  # lines that the clean-up took out before; words of what C4 leaves, which is the document if it is kept
     # Gopher's repetition: repeated paragraphs and lines as a share of all, their characters of all; the most frequent 2-, 3-, 4-gram, repeated 5- … 10-grams
     "gopher_rep_dup_para_frac", "gopher_rep_dup_para_char_frac", "gopher_rep_dup_line_frac", "gopher_rep_dup_line_char_frac",
     "gopher_rep_top_2_gram", "gopher_rep_top_3_gram", "gopher_rep_top_4_gram",

@@ -54,13 +54,9 @@ class Counts:
 
 def page(store: Store, address: str, seed: int = 0) -> str:
     """The report of corpora/NAME/VERSION, or of one stage output of documents. NotFoundError where it is not there."""
-    if address.startswith("corpora/") and address.count("/") == 2:
-        thing = store.published(*address.split("/"))
-        if thing is None:
-            raise NotFoundError(f"{address} is not published in {store.url}; `ingot show` lists what is.")
-        parts, facts = [store.need(part) for part in thing.parts], thing.info
-    else:
-        parts, facts = [store.need(address)], {}
+    parts = parts_of(store, address)
+    thing = store.published(*address.split("/")) if address.startswith("corpora/") else None
+    facts = thing.info if thing else {}
     chain = family(store, parts)
     counts = Counts()
     for part in parts:
@@ -83,6 +79,16 @@ def page(store: Store, address: str, seed: int = 0) -> str:
         duplicates(store, chain, chance),
     ]
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_(address)}</title><style>{_STYLE}</style><main>{"".join(body)}</main></html>\n'
+
+
+def parts_of(store: Store, address: str) -> list[Manifest]:
+    """The stage outputs that corpora/NAME/VERSION consists of, or the one of this address. NotFoundError where it is not there."""
+    if not (address.startswith("corpora/") and address.count("/") == 2):
+        return [store.need(address)]
+    thing = store.published(*address.split("/"))
+    if thing is None:
+        raise NotFoundError(f"{address} is not published in {store.url}; `ingot show` lists what is.")
+    return [store.need(part) for part in thing.parts]
 
 
 def family(store: Store, parts: Sequence[Manifest]) -> list[Manifest]:

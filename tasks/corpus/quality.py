@@ -4,12 +4,11 @@
 
 The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
 are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
-stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (`recount`).
+stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (recount.py).
 Order: block-lists → language → repetition → Gopher quality → C4 → FineWeb → quality model → masking.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +18,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from model.config import STRICT
-from model.errors import ConfigError
 from tasks.corpus import blocklist, quality_model
 from tasks.corpus.blocklist import Blocklist
 from tasks.corpus.document import PartWriter, read_rows, text_hash
@@ -34,6 +32,7 @@ from tasks.corpus.words import CHINESE, splitter
 
 STAGE = Stage("filter", 3)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+Limits = tuple[tuple[str, float], ...]
 CHINESE_STOP_WORDS = tuple("的了是在和有我不这這他也就人与與为為而之以其于於者")
 
 
@@ -57,10 +56,20 @@ class FilterConfig:
     """FineWeb's own rules: end punctuation of lines, short lines, duplicated lines, lists."""
     crawl_rules_on: tuple[str, ...]
     """Sources to which C4's and FineWeb's rules apply: they were made for crawled pages and misjudge encyclopaedic lists and poems."""
-    min_quality: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    """Least score of the quality model by language, {"en": 0.1}; a language without one has no bound. It holds for the sources of `crawl_rules_on`."""
     mask_personal_data: bool
     """Replace e-mail and IP addresses, phone and Chinese ID numbers by tags."""
+    thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    """Other limits than the rules' own, by reason for every language or by reason@language: {"gopher_short_doc": 30, "fineweb_list_ratio@zh": 0.2}.
+    quality_low@en is the least score of the quality model for English; without it the score decides nothing."""
+
+    def __post_init__(self) -> None:
+        if wrong := misnamed(self.thresholds):
+            raise ValueError(wrong)
+
+    @property
+    def limits(self) -> "Limits":
+        """The thresholds, as rules_of takes them."""
+        return tuple(sorted(self.thresholds.items()))
 
 
 def run(
@@ -132,7 +141,7 @@ def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = N
     found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
     found.values["quality"] = models.score(row["text"], row["language"]) if models and crawl else None
     row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
-    broken = decide(rules_of(row["language"], config.min_quality.get(row["language"], 0.0)), found.values)
+    broken = decide(rules_of(row["language"], config.limits), found.values)
     if broken:
         return broken.reason, f"{found.values[broken.signal]:.4g}"
     if row["text"] and not found.text:
@@ -168,9 +177,26 @@ def decide(rules: Sequence[Rule], signals: Mapping[str, float | None]) -> Rule |
     return None
 
 
+def misnamed(thresholds: Iterable[str]) -> str:
+    """What is wrong with the names of thresholds, '' if nothing."""
+    for name in thresholds:
+        reason, at, language = name.partition("@")
+        known = sorted(rule.reason for rule in rules_of(language)) if at else sorted(reasons())
+        if reason not in known:
+            return f"no rule is called {reason!r}{f' for {language}' if at else ''}; there are {', '.join(known)}"
+    return ""
+
+
 @cache
-def rules_of(language: str, min_quality: float = 0.0) -> tuple[Rule, ...]:
-    """The rules for a language in datatrove's order, then the bound of the quality model's score.
+def reasons() -> frozenset[str]:
+    """The reasons of all rules, of whatever language."""
+    return frozenset(rule.reason for language in ("en", "zh") for rule in rules_of(language))
+
+
+@cache
+def rules_of(language: str, limits: Limits = ()) -> tuple[Rule, ...]:
+    """The rules for a language in datatrove's order, then the score of the quality model, which has no bound of its own. `limits` are other limits, by reason or,
+    which counts more, by reason@language.
 
     English: datatrove's thresholds, C4 without its line-end rule (as FineWeb uses it). Other languages: the same without the English stop words.
     Chinese: the thresholds of FineWeb2 for cmn_Hani (https://github.com/huggingface/fineweb-2, configs/cmn_Hani.yml and fineweb-2-pipeline.py), with stop
@@ -190,7 +216,7 @@ def rules_of(language: str, min_quality: float = 0.0) -> tuple[Rule, ...]:
         range(5, 11), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127) if chinese else (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True
     )
     whole = () if chinese else (share("dup_para_frac", 0.3), share("dup_para_char_frac", 0.2))
-    return (
+    rules = (
         Rule("gopher_rep_empty", "characters", least=1),
         *whole,
         share("dup_line_frac", pick(0.3, 0.287)),
@@ -215,51 +241,13 @@ def rules_of(language: str, min_quality: float = 0.0) -> tuple[Rule, ...]:
         Rule("fineweb_short_line_ratio", "fineweb_short_line_ratio", most=pick(0.67, 999)),
         Rule("fineweb_char_dup_ratio", "fineweb_char_dup_ratio", most=pick(0.01, 0.1)),
         Rule("fineweb_list_ratio", "fineweb_list_ratio", most=pick(0.3, 0.178)),
-        Rule("quality_low", "quality", least=min_quality),
+        Rule("quality_low", "quality", least=0),
     )
+    changed = dict(limits)
+    return tuple(_limited(rule, changed.get(f"{rule.reason}@{language}", changed.get(rule.reason))) for rule in rules)
 
 
-@dataclass(frozen=True)
-class Recount:
-    """What a filter's output would hold under other thresholds."""
-
-    documents: int
-    words: int
-    """Of the texts as they came in."""
-    rejected: Mapping[str, int]
-    """Documents by reason."""
-
-
-def recount(rows: Iterable[Mapping[str, Any]], limits: Mapping[str, float], min_quality: Mapping[str, float] = {}) -> Recount:
-    """Count kept and rejected rows of a filter's output (language, signals, reason if rejected) anew, with other limits by the rules' reasons.
-    `min_quality` is the bound of the quality model's score by language, as in FilterConfig; a limit of quality_low counts for all languages.
-
-    What was rejected for something else than a rule (its language) stays rejected. ConfigError names a reason that no rule has.
-    """
-    known = {rule.reason for language in ("en", "zh") for rule in rules_of(language)}
-    for reason in limits:
-        if reason not in known:
-            raise ConfigError(f"no rule is called {reason!r}; there are {', '.join(sorted(known))}")
-    documents = words = 0
-    rejected: Counter[str] = Counter()
-    rules: dict[str, list[Rule]] = {}
-    for row in rows:
-        signals, reason = row["signals"], row.get("reason") or ""
-        if signals is not None and reason in ("", *known):
-            language = row["language"]
-            if language not in rules:
-                rules[language] = [_limited(rule, limits) for rule in rules_of(language, min_quality.get(language, 0.0))]
-            broken = decide(rules[language], signals)
-            reason = broken.reason if broken else ""
-        if reason:
-            rejected[reason] += 1
-        else:
-            documents, words = documents + 1, words + int(signals["words"] if signals else row["words"] or 0)
-    return Recount(documents, words, dict(rejected))
-
-
-def _limited(rule: Rule, limits: Mapping[str, float]) -> Rule:
-    limit = limits.get(rule.reason)
+def _limited(rule: Rule, limit: float | None) -> Rule:
     if limit is None:
         return rule
     return replace(rule, most=limit) if rule.least == -math.inf else replace(rule, least=limit)

@@ -92,6 +92,7 @@ def measure(
         left, left_codes, number = _c4(text, codes, words, splitter, lines, values)
     if fineweb:
         _fineweb(left_codes, prefix if left_codes is codes else POWERS.prefix(left_codes), left.count("\n") + 1, number, values)
+    values["left_words"] = number
     return Measured(values, left, number)
 
 

@@ -89,7 +89,6 @@ VALUES: dict[str, Any] = {
     "files.paths": ["files/a.txt"],
     "evaluation.paths": ["eval/choice"],
     "examples.paths": ["finetune/a.jsonl"],
-    "filter.min_quality": {"en": 0.5},
     "quality_model.good": ["files"],
     "quality_model.bad": ["files"],
     "quality_model.languages": ["zh", "en"],

@@ -196,6 +196,6 @@ def test_lists_are_known_by_what_they_hold_wherever_they_lie(tmp_path, store):
 
 
 def test_a_bound_without_a_model_and_labels_without_one_are_refused():
-    for changes in ({"filter.min_quality": {"en": 0.5}}, {"labels": vars(recipes.tiny().examples) | {"role": "labels"}}):
+    for changes in ({"filter.thresholds": {"quality_low@en": 0.5}}, {"labels": vars(recipes.tiny().examples) | {"role": "labels"}}):
         with pytest.raises(ConfigError, match="quality_model"):
             recipes.resolve(recipes.tiny(), recipes.tiny(), changes)

@@ -8,53 +8,15 @@ from collections import Counter
 
 import pytest
 from corpora import ENGINE, document, output_of, rows_of, run_inline
+from judged import BAD, CONFIG, EN, ZH, random_texts
 from real_filters import filters
 from real_texts import real_texts
 
 from model.config import override
-from model.errors import ConfigError
 from tasks.corpus import quality
 from tasks.corpus.document import text_hash
 from tasks.corpus.language import detect
-from tasks.corpus.quality import FilterConfig, judge
-
-CONFIG = FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), {}, True)
-WORDS = [
-    "the",
-    "lamp",
-    "of",
-    "keeper",
-    "climbs",
-    "tower",
-    "and",
-    "that",
-    "every",
-    "evening",
-    "have",
-    "ships",
-    "with",
-    "harbour",
-    "to",
-    "sea",
-    "night",
-    "boat",
-    "be",
-    "stove",
-    "winter",
-    "glass",
-    "oil",
-    "reads",
-]
-EN = (
-    "The keeper climbs the tower every evening and lights the lamp. He trims the wick and wipes the glass, so that ships can find the harbour.\n"
-    "In winter the nights are long, and he reads by the stove between his rounds. The supply boat comes once a month with oil and bread.\n"
-    "When the fog lies on the water he winds the clockwork of the bell. It has to be done with care, because the spring is old and strong."
-)
-ZH = (
-    "守塔人每天傍晚都要登上灯塔，把灯点亮。他先修剪灯芯，再擦干净玻璃，这样远处的船只才能看见港口的方向。\n"
-    "冬天的夜晚很长，他在两次巡查之间坐在火炉旁边读书。补给船每个月来一次，带来灯油和面包，也带来岸上的消息和家里的信。\n"
-    "如果海面上起了雾，他就要给钟上发条。这件事情必须非常小心，因为那根弹簧已经用了很多年，又旧又硬，稍不注意就会伤到手。"
-)
+from tasks.corpus.quality import judge
 
 
 def row(text, source="commoncrawl", place=1):
@@ -72,19 +34,6 @@ def test_ordinary_texts_stay_and_carry_their_signals(text, language, script):
     assert (document["language"], document["script"]) == (language, script)
     assert document["language_score"] > 0.8
     assert 70 < document["words"] < 130
-
-
-BAD = {
-    "language": "Le gardien monte chaque soir dans la tour et allume la lampe pour que les navires trouvent le port. Il lit près du poêle.",
-    "gopher_short_doc": EN.split("\n")[0],
-    "gopher_rep_dup_line_frac": "\n".join(["The keeper climbs the tower and lights the lamp for ships.", EN.split("\n")[0]] * 6),
-    "gopher_rep_top_2_gram": "buy lamps " * 80 + EN,
-    "gopher_too_many_ellipsis": EN.replace(" ", " ... "),
-    "c4_lorem_ipsum": EN + "\nLorem ipsum dolor sit amet, and so it goes on and on.",
-    "c4_curly_bracket": EN + "\nThe function begins with { and ends some lines below that.",
-    "c4_too_few_sentences": " ".join(EN.replace(".", ",").split()) + ".",
-    "fineweb_line_punct_ratio": "\n".join(line.strip(".") + " and on" for line in EN.replace(". ", ".\n").split("\n") for _ in "x"),
-}
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -156,22 +105,6 @@ def test_lines_that_c4_drops_are_gone_from_text_and_words(store):
     assert document["words"] == plain["words"]
 
 
-def _random_texts(number):
-    """English-like texts from fine to bad in many ways, so that every rule decides some of them."""
-    dice = random.Random(5)
-    for _ in range(number):
-        lines = []
-        for _ in range(dice.randint(1, 12)):
-            size = dice.choice((3, 8, 20))
-            words = [
-                dice.choice(WORDS if dice.random() < 0.9 else ["#", "...", "•", "12", "{", "supercalifragilistic"]) for _ in range(size)
-            ]
-            lines.append(" ".join(words).capitalize() + dice.choice((".", ".", "", "...", "!")))
-        if dice.random() < 0.3:
-            lines += lines[: dice.randint(1, 4)]
-        yield dice.choice(("\n", "\n\n")).join(lines)
-
-
 def differences(chain, text, language):
     """What ours says otherwise than datatrove's four filters: families of rules whose reason differs, the text that C4 leaves. And datatrove's reasons."""
     from datatrove.data import Document
@@ -201,7 +134,7 @@ def differences(chain, text, language):
 def test_decisions_are_datatroves_own():
     """Each filter of datatrove, run as its users run it, against ours: same decision, same reason, same text."""
     chain, seen = filters("en"), Counter()
-    for text in _random_texts(250):
+    for text in random_texts(250):
         wrong, said = differences(chain, text, "en")
         assert wrong == [], text
         seen.update(said)
@@ -254,23 +187,6 @@ def test_a_rejected_document_keeps_its_signals_for_other_thresholds(store, monke
         if found["signals"]:
             broken = quality.decide(quality.rules_of(found["language"]), found["signals"])
             assert (broken.reason if broken else None) == found.get("reason")
-
-
-def test_other_thresholds_are_counted_without_the_texts():
-    texts = [EN, ZH, BAD["gopher_short_doc"], BAD["c4_lorem_ipsum"], BAD["language"]]
-    rows = []
-    for place, text in enumerate(texts):
-        found = row(text, place=place)
-        rows.append(found | {"reason": judge(CONFIG, found)[0]})
-    as_it_was = quality.recount(rows, {})
-    assert (as_it_was.documents, as_it_was.rejected) == (2, {"gopher_short_doc": 1, "c4_lorem_ipsum": 1, "language": 1})
-    shorter = quality.recount(rows, {"gopher_short_doc": 10, "c4_too_few_sentences": 1})
-    assert (shorter.documents, shorter.rejected) == (3, {"c4_lorem_ipsum": 1, "language": 1})
-    assert shorter.words == as_it_was.words + rows[2]["words"]
-    longer = quality.recount(rows, {"gopher_short_doc": 10_000})
-    assert (longer.documents, longer.words) == (0, 0)
-    with pytest.raises(ConfigError, match="gopher_shrt_doc"):
-        quality.recount(rows, {"gopher_shrt_doc": 1})
 
 
 def test_the_stage_masks_hashes_and_balances(store, monkeypatch):
