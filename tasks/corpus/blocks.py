@@ -88,6 +88,22 @@ STOPWORDS = (
     " der die und das den ist von mit zu sich auf dem ein eine nicht im auch es an werden aus er hat dass sie nach wird bei di che e non per sono"
     " da do na os em um uma nie z w i na jest do het een van dat op te zijn voor"
 )
+SAYINGS = {
+    "related": "related similar recommended recommends recommendations popular trending latest also more next previous recent recently top featured bestsellers viewed bought",
+    "comment": "comments comment replies reply responses respond discussion leave thread posts threads joined members likes",
+    "review": "reviews review ratings rating rated customer customers testimonials stars verified helpful",
+    "share": "share follow tweet facebook twitter instagram pinterest linkedin youtube tiktok whatsapp email print copy link connect",
+    "account": "subscribe newsletter sign login log register account password email inbox updates join signup unsubscribe",
+    "shop": "cart bag checkout wishlist quantity size sizes color colors add buy stock sold shipping delivery returns sale price off save",
+    "cookie": "cookies cookie consent accept preferences privacy settings gdpr advertising",
+    "legal": "copyright rights reserved terms disclaimer policy trademark inc llc ltd",
+    "detail": "specifications specs details features description overview materials dimensions care about benefits ingredients highlights",
+    "nav": "home menu search skip close browse categories category toggle navigation filter filters sort view show see all back load contents jump",
+    "byline": "by author posted published updated written minutes read ago views edited staff",
+    "answer": "faq faqs questions answers question answer asked",
+    "contact": "contact call phone address hours support help faqs careers quote demo free started today consultation",
+}
+"""What words of the visible text mean, mostly in headings and buttons (English)."""
 STOPMARKS = "的了在是我不人有他这這中大来來上个個们們到说說为為和你地出就也得自之着著而与與及对對于於但并並被将將没沒以所其或很让讓因都要会會可吗呢吧啊"
 
 ATTRIBUTES = "class id role itemprop hidden aria-hidden style href property name content type itemtype rel datetime"
@@ -97,6 +113,7 @@ CLASS_, ID, ROLE, ITEMPROP, HIDDEN_, ARIA_HIDDEN, STYLE, HREF, PROPERTY, NAME_, 
 SAYS = {
     "og_title": "og:title",
     "og_url": "og:url",
+    "described": "description og:description twitter:description",
     "dated": (
         "publishdate publish_date publish-date publisheddate published_date published_at pubdate displaydate parsely-pub-date sailthru.date"
         " cxenseparse:publishtime og:publish_date citation_publication_date citation_online_date citation_date date dc.date dc.date.issued dcterms.date"
@@ -143,18 +160,26 @@ _CLASS[_NUMBER["input"]] |= 8
 _TAG = _lookup(_NUMBER.items(), 512)
 _MEANING = _lookup(((word, 1 << bit) for bit, words in enumerate(SEMANTICS.values()) for word in words.split()), 1024)
 _KIND = _lookup(((word, 1 << bit) for bit, words in enumerate(KINDS.values()) for word in words.split()), 256)
-_STOP = _lookup(((word, 1) for word in STOPWORDS.split() + list(STOPMARKS)), 1024)
+_STOP = _lookup(
+    (
+        *((word, 1) for word in STOPWORDS.split() + list(STOPMARKS)),
+        *((word, 2 << bit) for bit, words in enumerate(SAYINGS.values()) for word in words.split()),
+    ),
+    2048,
+)
+"""Bit 0: a stop word; the bits above it: SAYINGS."""
 _ATTRIBUTE = _lookup(((name, number) for number, name in enumerate(ATTRIBUTES.split(), 1)), 64)
 _KIND_OF_MARK = {name: number for number, name in enumerate(MARKS_OF, 1)}
 _SAYS = _lookup(((word, _KIND_OF_MARK[kind]) for kind, words in SAYS.items() for word in dict.fromkeys(words.split())), 128)
 M_TITLE, M_HEADING, M_CANONICAL, M_BASE, M_JSON_LD, M_TIME = range(1, 7)
-M_STATED = _KIND_OF_MARK["stated"]
+M_STATED, M_DESCRIBED = _KIND_OF_MARK["stated"], _KIND_OF_MARK["described"]
 _NAMED = "a article b base body br h1 head html li link meta pre script strong td th time title tr"
 A, ARTICLE, B, BASE, BODY, BR, H1, HEAD, ROOT, LI, LINK, META, PRE, SCRIPT, STRONG, TD, TH, TIME, TITLE, TR = (
     _NUMBER[tag] for tag in _NAMED.split()
 )
 SURE = 0.7
 """How much more than half of the expected F1 a block's chance must be, for each point of that F1 above .8."""
+DESCRIPTION, ARTICLE_BODY, REVIEW_BODY, TEXT = (fnv(name) for name in ("description", "articlebody", "reviewbody", "text"))
 OG_TYPE, GENERATOR, CANONICAL, LD_JSON = fnv("og:type"), fnv("generator"), fnv("canonical"), fnv("application/ld+json")
 DISPLAY_NONE, VISIBILITY_HIDDEN = fnv("display:none"), fnv("visibility:hidden")
 HIDDEN = 1 << 40
@@ -183,8 +208,15 @@ HIDDEN = 1 << 40
     LAST,
     LONGEST,
     KIN,
-) = range(21)
-COLUMNS = 21
+    PRICES,
+    SAID,
+    WORD_AT,
+    WORD_END,
+    DESCRIBED,
+    RECITED,
+    TEXT_HASH,
+) = range(28)
+COLUMNS = 28
 # Columns of `nodes`.
 PARENT, NAME, MEANING, SIGN, LEVEL, N_WORDS, N_LINKED, N_BLOCKS, N_PROSE, N_CHILDREN, PATH, TWIN = range(12)
 NODE_COLUMNS = 12
@@ -269,15 +301,88 @@ def hides(html: Bytes, start: int, end: int) -> bool:
     return False
 
 
-@njit(types.void(types.int64[::1], INT, INT, types.int64[::1], INT), cache=True)
-def end_word(row: Ints, value: int, length: int, title: Ints, titled: int) -> None:
-    """Count a word that ended: is it a stop word, is it in the title?"""
-    row[STOPS] += find(_STOP, value)
+@njit(types.void(types.int64[::1], INT, INT, types.int64[::1], INT, types.int64[::1]), cache=True)
+def end_word(row: Ints, value: int, length: int, title: Ints, titled: int, words: Ints) -> None:
+    """Count a word that ended: what does it mean, is it in the title? `words`: their number, then the hash of each."""
+    meaning = find(_STOP, value)
+    row[STOPS] += meaning & 1
+    row[SAID] |= meaning >> 1
+    row[TEXT_HASH] = (row[TEXT_HASH] * PRIME ^ value) & MASK
     row[LONGEST] = max(row[LONGEST], length)
+    words[0] += 1
+    words[words[0]] = value
     for n in range(titled):
         if title[n] == value:
             row[TITLED] += 1
             break
+
+
+@njit(INT(HTML, INT, INT, types.int64[:, ::1], INT), cache=True)
+def remember(html: Bytes, start: int, end: int, pairs: Ints, bit: int) -> int:
+    """Put the pairs of neighbouring words of html[start:end] into a table. -> words seen"""
+    size = pairs.shape[0] - 1
+    value = FNV
+    last = 0
+    seen = 0
+    inword = False
+    for at in range(start, end + 1):
+        byte = html[at] if at < end else 32
+        lower = byte | 32 if 65 <= byte <= 90 else byte
+        if lower >= 0xC0 or 97 <= lower <= 122 or 48 <= lower <= 57 or (inword and lower >= 128):
+            value = ((value ^ lower) * PRIME) & MASK
+            inword = True
+        elif inword:
+            if seen > 0 and seen < size // 2:
+                key = (last * PRIME ^ value) & MASK
+                place = key & size
+                while pairs[place, 1] != 0 and pairs[place, 0] != key:
+                    place = (place + 1) & size
+                pairs[place, 0] = key
+                pairs[place, 1] |= bit
+            last = value
+            seen += 1
+            value = FNV
+            inword = False
+    return seen
+
+
+@njit(types.void(HTML, types.int64[:, ::1], INT, types.int64[::1], types.int64[:, ::1], INT, types.int64[::1]), cache=True)
+def recite(html: Bytes, marks: Ints, marked: int, words: Ints, blocks: Ints, count: int, page: Ints) -> None:
+    """Count in each block the pairs of words that the page's description has, and those that the texts in its JSON-LD have; words of the latter to page[4]."""
+    pairs = np.zeros((4096, 2), np.int64)
+    told = 0
+    for m in range(marked):
+        start, end = marks[m, 1], marks[m, 2]
+        if marks[m, 0] == M_DESCRIBED:
+            told += remember(html, start, min(end, start + 2000), pairs, 1)
+        elif marks[m, 0] == M_JSON_LD:
+            at = start
+            while at < end:
+                if html[at] != 34:
+                    at += 1
+                    continue
+                close = at + 1
+                while close < end and html[close] != 34:
+                    close += 2 if html[close] == 92 else 1
+                key = hash_of(html, at + 1, min(close, end))
+                at = close + 1
+                if key in (DESCRIPTION, ARTICLE_BODY, REVIEW_BODY, TEXT):
+                    while at < end and (html[at] == 32 or html[at] == 58 or html[at] == 10):
+                        at += 1
+                    if at < end and html[at] == 34:
+                        close = at + 1
+                        while close < end and html[close] != 34:
+                            close += 2 if html[close] == 92 else 1
+                        if page[4] < 1500:
+                            page[4] += remember(html, at + 1, min(close, end), pairs, 2)
+                        at = close + 1
+    if told + page[4] == 0:
+        return
+    for b in range(count):
+        for n in range(blocks[b, WORD_AT] + 1, blocks[b, WORD_END]):
+            found = find(pairs, (words[n] * PRIME ^ words[n + 1]) & MASK)
+            blocks[b, DESCRIBED] += found & 1
+            blocks[b, RECITED] += found >> 1
 
 
 @njit(
@@ -287,7 +392,7 @@ def end_word(row: Ints, value: int, length: int, title: Ints, titled: int) -> No
 def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, Ints, Ints, Ints]:
     """Read a serialised page.
 
-    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words], marks (k, 3): kind, start and end in html.
+    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words, words in JSON-LD], marks (k, 3): kind, start and end in html.
     Reading stops where elements or depth pass the limit.
     """
     size = html.shape[0]
@@ -301,7 +406,10 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
     stack = np.zeros(most_depth + 8, np.int64)
     title = np.zeros(64, np.int64)
     titled = 0
-    page = np.zeros(4, np.int64)
+    page = np.zeros(5, np.int64)
+    words = np.empty(size // 2 + 8, np.int64)
+    words[0] = 0
+    before = 0  # words in the blocks that have ended
     marks = np.zeros((MOST_MARKS, 3), np.int64)
     marked = times = 0
     open_depth = 0  # of the element whose text the last open mark is
@@ -518,7 +626,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
 
         if tag >= 0:
             if inword > 0 and ends_word and not intitle:
-                end_word(row, value, inword, title, titled)
+                end_word(row, value, inword, title, titled, words)
                 inword = 0
             if boundary or tag == BR:
                 # The block before this boundary ends.
@@ -526,6 +634,8 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                     row[START] = begun
                     row[END] = length
                     row[NODE] = holder
+                    row[WORD_AT], row[WORD_END] = before, words[0]
+                    before = words[0]
                     count += 1
                     row = blocks[count]
                     begun = length
@@ -599,7 +709,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
             point = (byte & 31) << 6 | (html[at + 1] & 63)
         blank = (
             point <= 32
-            or 0x7F <= point <= 0xA0
+            or point == 0xA0
             or point == 0x3000
             or 0x2000 <= point <= 0x200A
             or point == 0x202F
@@ -624,7 +734,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
                     title[titled] = value
                     titled += 1
             else:
-                end_word(row, value, inword, title, titled)
+                end_word(row, value, inword, title, titled, words)
             inword = 0
         if (
             0xFDD0 <= point <= 0xFDEF
@@ -635,6 +745,8 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
             or point == 0xAD
             or point == 0x200E
             or point == 0x200F
+            or (point < 32 and (point < 9 or point == 11 or point > 13))
+            or 0x7F <= point < 0xA0
         ):
             at += width
             continue
@@ -715,19 +827,25 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
             single = FNV
             for n in range(width):
                 single = ((single ^ html[at + n]) * PRIME) & MASK
-            end_word(row, single, 1, title, titled)
+            end_word(row, single, 1, title, titled, words)
         elif point == 46 or point == 33 or point == 63 or point == 0x3002 or point == 0xFF01 or point == 0xFF1F:
             row[SENTENCES_] += 1
         elif point == 44 or point == 0xFF0C or point == 0x3001 or point == 59 or point == 0xFF1B:
             row[COMMAS] += 1
+        elif point == 36 or point == 0xA3 or point == 0xA5 or point == 0x20AC or point == 0x20B9:
+            row[PRICES] += 1
         elif point == 124 or point == 0xA9 or point == 0xBB or point == 0x203A or point == 0xB7 or point == 0x2022 or point == 62:
             row[MARKS] += 1
         at += width
     if length > begun:
+        if inword > 0 and not intitle:
+            end_word(row, value, inword, title, titled, words)
         row[START] = begun
         row[END] = length
         row[NODE] = holder
+        row[WORD_AT], row[WORD_END] = before, words[0]
         count += 1
+    recite(html, marks, marked, words, blocks, count, page)
     page[0] = elements
     page[3] = titled
     return text[:length].copy(), blocks[:count].copy(), nodes[:nodes_made].copy(), page, marks[:marked].copy()
@@ -736,6 +854,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
 OWN = (
     "chars words cjk digits capitals sentences commas stops linked links bold titled broken marks ends longest letters"
     " place offset before from_start from_end since_first_heading words_since_first_heading level children"
+    " prices described recited same again since_heading heading_words heading_titled"
 )
 HOLDERS = "p li h1 h2 h3 h4 h5 h6 td th div dt dd blockquote pre figcaption button section summary"
 ABOVE = "noscript p li ul ol table td article main section nav header footer aside form blockquote pre figure dl details button h1 h2 h3 h4"
@@ -747,6 +866,8 @@ FEATURES = (
     *(f"in_{name}" for name in ABOVE.split()),
     *(f"near_{name}" for name in SEMANTICS),
     "hidden",
+    *(f"says_{name}" for name in SAYINGS),
+    *(f"headed_{name}" for name in SAYINGS),
     *(f"{what}{offset:+d}" for offset in OFFSETS for what in ("words", "linked", "ends", "shared")),
     *(f"{what}_within_{reach}" for reach in (4, 12) for what in ("words", "linked")),
     "prose_before", "prose_after",
@@ -756,12 +877,18 @@ FEATURES = (
     "twins", "twins_level", "twin_words", "twin_linked",
     "page_words", "page_linked", "page_blocks", "page_prose", "page_prose_share", "page_cjk", "page_articles", "page_h1",
     *(f"page_{kind}" for kind in KINDS),
+    *(f"page_says_{name}" for name in SAYINGS),
+    "page_prices", "page_repeated", "page_recited",
 )  # fmt: skip
 _HOLDERS = np.array([_NUMBER[name] for name in HOLDERS.split()])
 _ABOVE = np.full(len(TAGS) + 1, -1, np.int64)
 for _place, _name in enumerate(ABOVE.split()):
     _ABOVE[_NUMBER[_name]] = _place
 N_HOLDERS, N_ABOVE, N_SEMANTICS, N_KINDS, N_FEATURES = len(_HOLDERS), len(ABOVE.split()), len(SEMANTICS), len(KINDS), len(FEATURES)
+N_SAYINGS = len(SAYINGS)
+_IS_HEADING = np.isin(
+    np.arange(len(TAGS) + 1), [_NUMBER[name] for name in ["h1", "h2", "h3", "h4", "h5", "h6", "summary", "legend"] if name in _NUMBER]
+)
 
 
 @njit(types.int64(types.int64[:, ::1], types.int64, types.float64), cache=True)
@@ -819,7 +946,7 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         articles += nodes[node, NAME] == ARTICLE
     # Twins: siblings of one element name and class. A table from (parent, signature) to its first node; the group's sums stand there.
     slots = 64
-    while slots < 2 * m:
+    while slots < 2 * (m + n):
         slots *= 2
     slot = np.full(slots, -1, np.int64)
     members = np.zeros((m, 3), np.int64)
@@ -835,6 +962,25 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         members[slot[at], 0] += 1
         members[slot[at], 1] += nodes[node, N_WORDS]
         members[slot[at], 2] += nodes[node, N_LINKED]
+    # Blocks of one text.
+    slot[:] = -1
+    same = np.zeros((n, 2), np.int64)  # the first block with the text, how many there are
+    said = np.zeros(N_SAYINGS, np.int64)
+    prices = repeated = 0
+    for b in range(n):
+        row = blocks[b]
+        for bit in range(N_SAYINGS):
+            said[bit] += row[SAID] >> bit & 1
+        prices += row[PRICES] > 0
+        at = row[TEXT_HASH] & (slots - 1)
+        while slot[at] >= 0 and blocks[slot[at], TEXT_HASH] != row[TEXT_HASH]:
+            at = (at + 1) & (slots - 1)
+        if slot[at] < 0:
+            slot[at] = b
+        else:
+            repeated += row[WORDS]
+        same[b, 0] = slot[at]
+        same[slot[at], 1] += 1
     # Blocks of one path (element names and classes from the root).
     slot[:] = -1
     paths = np.zeros((n, 3), np.int64)
@@ -858,6 +1004,7 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
     near = np.zeros(N_SEMANTICS + 1, np.float32)
     above_count = np.zeros(N_ABOVE, np.float32)
     last_prose = -50
+    heading = -1
     for b in range(n):
         row = blocks[b]
         node = row[NODE]
@@ -891,7 +1038,17 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         x[23] = sums[b, 0] - sums[first, 0] if first < n else -100000
         x[24] = nodes[node, LEVEL]
         x[25] = nodes[node, N_CHILDREN]
-        k = 26
+        x[26] = row[PRICES]
+        x[27] = row[DESCRIBED] / words
+        x[28] = row[RECITED] / words
+        x[29] = same[same[b, 0], 1]
+        x[30] = same[b, 0] < b
+        if _IS_HEADING[nodes[node, NAME]] or _IS_HEADING[nodes[nodes[node, PARENT], NAME]]:
+            heading = b
+        x[31] = b - heading if heading >= 0 else -1
+        x[32] = blocks[heading, WORDS] if heading >= 0 else -1
+        x[33] = blocks[heading, TITLED] / max(1, blocks[heading, WORDS]) if heading >= 0 else -1
+        k = 34
         for name in _HOLDERS:
             x[k] = nodes[node, NAME] == name
             k += 1
@@ -918,6 +1075,10 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         for bit in range(N_SEMANTICS + 1):
             x[k] = near[bit]
             k += 1
+        for bit in range(N_SAYINGS):
+            x[k + bit] = row[SAID] >> bit & 1
+            x[k + N_SAYINGS + bit] = blocks[heading, SAID] >> bit & 1 if heading >= 0 else -1
+        k += 2 * N_SAYINGS
         for offset in OFFSETS:
             other = b + offset
             if 0 <= other < n:
@@ -986,6 +1147,12 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         for bit in range(N_KINDS):
             x[k] = page[2] >> bit & 1
             k += 1
+        for bit in range(N_SAYINGS):
+            x[k] = said[bit] / n
+            k += 1
+        x[k] = prices / n
+        x[k + 1] = repeated / max(1, total)
+        x[k + 2] = page[4]
     return found
 
 
@@ -996,7 +1163,7 @@ CONTEXT = (
     *(f"first{offset:+d}" for offset in BESIDE),
     *(f"first_within_{reach}" for reach in WINDOWS),
     *(f"first_up{level}" for level in range(CLIMB)),
-    "first_path", "first_twins", "first_page", "first_words", "first_before", "first_after",
+    "first_path", "first_twins", "first_page", "first_words", "first_before", "first_after", "first_heading", "first_headed",
 )  # fmt: skip
 """What the first forest's chances say about a block's surroundings; what the second forest sees beside FEATURES."""
 N_CONTEXT = len(CONTEXT)
@@ -1011,8 +1178,17 @@ def context(blocks: Ints, nodes: Ints, chance: Doubles) -> Floats:
     held = np.zeros((m, 2))
     kin = np.zeros((n, 2))
     twins = np.zeros((m, 2))
+    headed = np.zeros((n + 1, 2))
+    under = np.zeros(n, np.int64)
+    heading = n
     for b in range(n):
         words = 0.5 + blocks[b, WORDS]
+        name, above = nodes[blocks[b, NODE], NAME], nodes[nodes[blocks[b, NODE], PARENT], NAME]
+        if _IS_HEADING[name] or _IS_HEADING[above]:
+            heading = b
+        under[b] = heading
+        headed[heading, 0] += words
+        headed[heading, 1] += words * chance[b]
         sums[b + 1, 0] = sums[b, 0] + words
         sums[b + 1, 1] = sums[b, 1] + words * chance[b]
         held[blocks[b, NODE], 0] += words
@@ -1049,6 +1225,8 @@ def context(blocks: Ints, nodes: Ints, chance: Doubles) -> Floats:
         x[k + 3] = sums[n, 1]
         x[k + 4] = sums[b, 1] / sums[n, 1]
         x[k + 5] = (sums[n, 1] - sums[b + 1, 1]) / sums[n, 1]
+        x[k + 6] = chance[under[b]] if under[b] < n else -1
+        x[k + 7] = headed[under[b], 1] / headed[under[b], 0]
     return found
 
 
@@ -1056,15 +1234,17 @@ def context(blocks: Ints, nodes: Ints, chance: Doubles) -> Floats:
 def forest(rows: Floats, features: Ints, thresholds: Floats, leaves: Floats, scores: Doubles) -> None:
     """Add each tree's leaf to the row's score. A tree asks the same question of all rows at a level (an oblivious tree): bit d of a leaf's place is x[feature d] > threshold d."""
     trees, depth = features.shape
-    for b in range(rows.shape[0]):
-        x = rows[b]
-        score = 0.0
-        for tree in range(trees):
-            leaf = 0
-            for level in range(depth):
-                leaf |= int(x[features[tree, level]] > thresholds[tree, level]) << level
-            score += leaves[tree, leaf]
-        scores[b] += score
+    n = rows.shape[0]
+    columns = rows.T.copy()  # a question is asked of all rows at once, by the processor's vector instructions
+    leaf = np.empty(n, np.int32)
+    for tree in range(trees):
+        leaf[:] = 0
+        for level in range(depth):
+            column, threshold, bit = columns[features[tree, level]], thresholds[tree, level], np.int32(1 << level)
+            for b in range(n):
+                leaf[b] |= bit if column[b] > threshold else np.int32(0)
+        for b in range(n):
+            scores[b] += leaves[tree, leaf[b]]
 
 
 @njit(types.float64(types.int64[:, ::1], types.float64[::1], types.boolean[::1]), cache=True)

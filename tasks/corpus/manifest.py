@@ -47,7 +47,6 @@ PACKAGES = (
     "datasketch",
     "pyarrow",
     "tokenizers",
-    "trafilatura",
     "FastWARC",
     "resiliparse",
     "mwparserfromhell",

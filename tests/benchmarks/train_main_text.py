@@ -26,7 +26,7 @@ from resiliparse.parse.html import HTMLTree
 
 from tasks.corpus import blocks as b
 from tasks.corpus.main_text import Forest, Page, read
-from tasks.corpus.page import CONTROLS, TABLE, decode
+from tasks.corpus.page import TABLE, decode
 
 HTML = REPO.parent / "shared" / "data" / "html"
 FOLDS, BINS = 5, 40
@@ -83,7 +83,7 @@ def folds(pages: Sequence[Example]) -> np.ndarray:
 
 def page_of(example: Example) -> Page:
     """A page as the extractor reads it, without limits that matter."""
-    return read(str(HTMLTree.parse(CONTROLS.sub("", decode(example.body, "")[0]))), 1 << 20, 1 << 12)
+    return read(str(HTMLTree.parse(decode(example.body, "")[0])), 1 << 20, 1 << 12)
 
 
 @njit
@@ -224,24 +224,25 @@ class Learner:
         self.pages = [page_of(example) for example in pages]
         self.rows = [b.describe(page.blocks, page.nodes, page.facts, page.size) for page in self.pages]
         self.labels = [labels(page, example.reference) for page, example in zip(self.pages, pages, strict=True)]
+        self._made: dict[frozenset[int], list[dict[str, Any]]] = {}
 
-    def table(self, chosen: np.ndarray) -> dict[str, Any]:
-        """Both forests from the chosen pages. The second learns from what first forests say of pages whose fold they have not seen."""
+    def table(self, without: int | None = None) -> dict[str, Any]:
+        """Both forests from all pages but a fold's. The second learns from what first forests say of pages whose fold they have not seen either."""
+        chosen = np.flatnonzero(self.fold != (-1 if without is None else without))
         chances: dict[int, np.ndarray] = {}
-        for fold in range(FOLDS):
-            unseen = [n for n in chosen if self.fold[n] == fold]
-            if unseen:
-                forest = Forest.from_table(self._first([n for n in chosen if self.fold[n] != fold], fold), b.FEATURES)
-                chances |= {n: forest.chances(self.rows[n]) for n in unseen}
+        for fold in set(self.fold[chosen].tolist()):
+            forest = Forest.from_table(self._first(frozenset((fold, without)) - {None}), b.FEATURES)
+            chances |= {n: forest.chances(self.rows[n]) for n in chosen if self.fold[n] == fold}
         around = [b.context(self.pages[n].blocks, self.pages[n].nodes, chances[n]) for n in chosen]
-        second = self._grow(
-            [np.hstack([self.rows[n], more]) for n, more in zip(chosen, around, strict=True)], chosen, b.FEATURES + b.CONTEXT, 77, SECOND
-        )
-        return {"first": self._first(chosen, 9), "second": second}
+        rows = [np.hstack([self.rows[n], more]) for n, more in zip(chosen, around, strict=True)]
+        return {"first": self._first(frozenset({without}) - {None}), "second": self._grow(rows, chosen, b.FEATURES + b.CONTEXT, 77, SECOND)}
 
-    def _first(self, chosen: Iterable[int], seed: int) -> list[dict[str, Any]]:
-        chosen = list(chosen)
-        return self._grow([self.rows[n] for n in chosen], chosen, b.FEATURES, seed, FIRST)
+    def _first(self, without: frozenset[int]) -> list[dict[str, Any]]:
+        """The first forest from all pages but some folds'; two tables need each that lacks two folds."""
+        if without not in self._made:
+            chosen = np.flatnonzero(~np.isin(self.fold, list(without)))
+            self._made[without] = self._grow([self.rows[n] for n in chosen], chosen, b.FEATURES, sum(without) + 9, FIRST)
+        return self._made[without]
 
     def _grow(
         self, rows: list[np.ndarray], chosen: Iterable[int], names: Sequence[str], seed: int, how: dict[str, Any]
@@ -263,14 +264,13 @@ def main() -> None:
     )
     given = parser.parse_args()
     learner = Learner(examples())
-    everything = np.arange(len(learner.pages))
     if given.folds:
         given.folds.mkdir(parents=True, exist_ok=True)
         for fold in range(FOLDS):
-            write(learner.table(everything[learner.fold != fold]), given.folds / f"fold-{fold}.json")
+            write(learner.table(fold), given.folds / f"fold-{fold}.json")
             print(f"fold {fold}: without {(learner.fold == fold).sum()} pages", flush=True)
     else:
-        write(learner.table(everything), TABLE)
+        write(learner.table(), TABLE)
 
 
 if __name__ == "__main__":
