@@ -27,7 +27,7 @@ from tasks.corpus.signals import LineRules, Measured, measure
 from tasks.corpus.textnorm import script
 from tasks.corpus.words import CHINESE, splitter
 
-STAGE = Stage("filter", 2)
+STAGE = Stage("filter", 3)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 Limits = tuple[tuple[str, float], ...]
 CHINESE_STOP_WORDS = tuple("的了是在和有我不这這他也就人与與为為而之以其于於者")
@@ -54,7 +54,7 @@ class FilterConfig:
     crawl_rules_on: tuple[str, ...]
     """Sources to which C4's and FineWeb's rules apply: they were made for crawled pages and misjudge encyclopaedic lists and poems."""
     mask_personal_data: bool
-    """Replace e-mail and IP addresses, phone and Chinese ID numbers by tags."""
+    """Replace e-mail and IP addresses, phone, Chinese identity, card and bank account numbers by tags."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     """Other limits than the rules' own, by reason for every language or by reason@language: {"gopher_short_doc": 30, "fineweb_list_ratio@zh": 0.2}."""
 
