@@ -1,14 +1,15 @@
-"""The filter stage: language, the quality rules of Gopher, C4 and FineWeb, masking of personal data. Documents in; fewer out, cleaner.
+"""The filter stage: clean-up of lines, language, the quality rules of Gopher, C4 and FineWeb, masking of personal data. Documents in; fewer out, cleaner.
 
     run(store, recipe, config, {"extract": …}, engine) -> manifest: documents- and rejects- parts
 
 The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
 are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
 stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (recount.py).
-Order: language → repetition → Gopher quality → C4 → FineWeb → masking.
+Order: clean-up of lines (lines.py, opt-in) → language → repetition → Gopher quality → C4 → FineWeb → masking.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from model.config import STRICT
+from tasks.corpus import lines
 from tasks.corpus.document import PartWriter, read_rows, text_hash
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.language import detect
@@ -57,6 +59,9 @@ class FilterConfig:
     """Replace e-mail and IP addresses, phone, Chinese identity, card and bank account numbers by tags."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     """Other limits than the rules' own, by reason for every language or by reason@language: {"gopher_short_doc": 30, "fineweb_list_ratio@zh": 0.2}."""
+    clean_lines: tuple[lines.Kind, ...]
+    """Lines to take out of crawled pages before they are judged: notice (cookies, copyright, javascript), navigation, signs (mostly digits and signs), capitals,
+    repeated (within a document), menu (six short lines in a row without an end); empty takes none."""
 
     def __post_init__(self) -> None:
         if wrong := misnamed(self.thresholds):
@@ -77,34 +82,42 @@ def run(
     progress: Progress = lambda done, total, unit: None,
     rebuild: bool = False,
 ) -> Manifest:
-    """Filter the input "extract". `info`: pieces of personal data masked, by kind."""
+    """Filter the input "extract". `info`: pieces of personal data masked, and lines taken out of what is kept, by kind."""
 
     def body(work: Work) -> Result:
         source = work.inputs["extract"]
         items = [{"path": str(store.path(source, part)), "rows": part.rows} for part in source.parts()]
         summaries = run_ranks(work, "tasks.corpus.quality:filter_rank", config, items, engine)
-        kinds = sorted({kind for s in summaries for kind in s["info"]["masked"]})
-        return books(summaries, masked={kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds})
+        return books(summaries, **{name: _total(s["info"][name] for s in summaries) for name in ("masked", "lines_removed")})
 
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
 
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
+
+
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
-    masked: dict[str, int] = {}
+    masked, removed = Counter[str](), Counter[str]()
     for row in read_rows([Path(item["path"])]):
-        reason, value = judge(config, row)
+        text, gone = row["text"], None
+        if config.clean_lines and row["source"] in config.crawl_rules_on:
+            row["text"], gone = lines.clean(text, config.clean_lines)
+        reason, value = ("lines_empty", f"{gone.total()} lines") if gone and not row["text"] else judge(config, row)
+        if gone is not None and row["signals"]:
+            row["signals"]["lines_removed"] = gone.total()
         if reason:
-            out.reject(row, reason, value)
+            out.reject(row | {"text": row["text"] or text}, reason, value)
             continue
+        removed.update(gone or {})
         if config.mask_personal_data:
             row["text"], counts = mask(row["text"])
-            row["masked"] = sum(counts.values())
-            for kind, count in counts.items():
-                masked[kind] = masked.get(kind, 0) + count
+            row["masked"] = counts.total()
+            masked.update(counts)
         row["text_hash"] = text_hash(row["text"])
         out.keep(row)
-    return {"masked": masked}
+    return {"masked": masked, "lines_removed": removed}
 
 
 def judge(config: FilterConfig, row: dict[str, Any]) -> tuple[str, str]:
