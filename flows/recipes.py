@@ -120,7 +120,7 @@ def demo() -> Recipe:
         labels=None,
         quality_model=None,
         blocklists=None,
-        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True, thresholds={}),
+        filter=FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True, thresholds={}, clean_lines=()),
         dedup=DedupConfig(0.8, 128, 1, 25, 5, ("wikipedia", "files", "commoncrawl"), 1000),
         evaluation=FilesConfig(("eval/*.jsonl", "eval/*/*.jsonl"), "CC0-1.0", "evaluation", "evaluation", str(SAMPLES)),
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tasks.corpus.quality import FilterConfig
 
-CONFIG = FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True, thresholds={})
+CONFIG = FilterConfig(("en", "zh"), 0.5, True, True, True, True, ("commoncrawl",), True, thresholds={}, clean_lines=())
 WORDS = [
     "the",
     "lamp",

@@ -36,14 +36,26 @@ def real_texts(folder: Path) -> Iterator[tuple[str, str]]:
                 yield "wikipedia", wikitext.plain(article.text, "Hans")
     for line in _lines(folder / "quality" / "dclm-majority.jsonl.gz"):
         yield "labelled", json.loads(line)["text"]
+    for text in laws(folder):
+        yield "law", text
+    for text in novels(folder):
+        yield "novel", text
+
+
+def laws(folder: Path) -> Iterator[str]:
+    """Chinese laws, whole."""
     for line in _lines(folder / "text" / "zh-laws.jsonl.gz"):
-        yield "law", json.loads(line)["text"]
+        yield json.loads(line)["text"]
+
+
+def novels(folder: Path) -> Iterator[str]:
+    """English novels in pieces."""
     for path in sorted((folder / "text" / "100-english-novels").glob("*.txt.gz")):
         chapter: list[str] = []
         for line in _lines(path):
             chapter.append(line.rstrip("\r"))
             if sum(map(len, chapter)) > CHAPTER:
-                yield "novel", "\n".join(chapter)
+                yield "\n".join(chapter)
                 chapter = []
 
 

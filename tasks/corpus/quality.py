@@ -1,14 +1,15 @@
-"""The filter stage: language, the quality rules of Gopher, C4 and FineWeb, masking of personal data. Documents in; fewer out, cleaner.
+"""The filter stage: clean-up of lines, language, the quality rules of Gopher, C4 and FineWeb, masking of personal data. Documents in; fewer out, cleaner.
 
     run(store, recipe, config, {"extract": …}, engine) -> manifest: documents- and rejects- parts
 
 The rules are those of datatrove's filters, with its thresholds for English and spaced scripts and FineWeb2's for Chinese (`rules_of`); their reasons
 are datatrove's, with the rule's name before. Compiled kernels measure every signal at once (signals.py); a decision is a threshold over signals, which
 stay in the rows of kept and rejected documents, so that other thresholds are counted without the texts (recount.py).
-Order: block-lists → language → repetition → Gopher quality → C4 → FineWeb → quality model → masking.
+Order: clean-up of lines (lines.py, opt-in) → block-lists → language → repetition → Gopher quality → C4 → FineWeb → quality model → masking.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from model.config import STRICT
-from tasks.corpus import blocklist, quality_model
+from tasks.corpus import blocklist, lines, quality_model
 from tasks.corpus.blocklist import Blocklist
 from tasks.corpus.document import PartWriter, read_rows, text_hash
 from tasks.corpus.engine import EngineConfig, books, run_ranks
@@ -57,10 +58,13 @@ class FilterConfig:
     crawl_rules_on: tuple[str, ...]
     """Sources to which C4's and FineWeb's rules apply: they were made for crawled pages and misjudge encyclopaedic lists and poems."""
     mask_personal_data: bool
-    """Replace e-mail and IP addresses, phone and Chinese ID numbers by tags."""
+    """Replace e-mail and IP addresses, phone, Chinese identity, card and bank account numbers by tags."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     """Other limits than the rules' own, by reason for every language or by reason@language: {"gopher_short_doc": 30, "fineweb_list_ratio@zh": 0.2}.
     quality_low@en is the least score of the quality model for English; without it the score decides nothing."""
+    clean_lines: tuple[lines.Kind, ...]
+    """Lines to take out of crawled pages before they are judged: notice (cookies, copyright, javascript), navigation, signs (mostly digits and signs), capitals,
+    repeated (within a document), menu (six short lines in a row without an end); empty takes none."""
 
     def __post_init__(self) -> None:
         if wrong := misnamed(self.thresholds):
@@ -83,7 +87,7 @@ def run(
 ) -> Manifest:
     """Filter the input "extract", by the lists of "blocklist" and the models of "quality_model" where these are given.
 
-    `info`: pieces of personal data masked, by kind; entries of the block-lists, by kind.
+    `info`: pieces of personal data masked, and lines taken out of what is kept, by kind; entries of the block-lists, by kind.
     """
 
     def body(work: Work) -> Result:
@@ -95,31 +99,39 @@ def run(
             more["blocklist"] = str(work.scratch / "blocklist")
         items = [{"path": str(store.path(source, part)), "rows": part.rows} | more for part in source.parts()]
         summaries = run_ranks(work, "tasks.corpus.quality:filter_rank", config, items, engine)
-        kinds = sorted({kind for s in summaries for kind in s["info"]["masked"]})
-        masked = {kind: sum(s["info"]["masked"].get(kind, 0) for s in summaries) for kind in kinds}
-        return books(summaries, masked=masked, blocklist=entries)
+        figures = {name: _total(s["info"][name] for s in summaries) for name in ("masked", "lines_removed")}
+        return books(summaries, **figures, blocklist=entries)
 
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
 
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
+
+
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
-    masked: dict[str, int] = {}
+    masked, removed = Counter[str](), Counter[str]()
     lists = blocklist.shared(item["blocklist"]) if "blocklist" in item else None
     models = quality_model.shared(item["models"]) if "models" in item else None
     for row in read_rows([Path(item["path"])]):
-        reason, value = judge(config, row, lists, models)
+        text, gone = row["text"], None
+        if config.clean_lines and row["source"] in config.crawl_rules_on:
+            row["text"], gone = lines.clean(text, config.clean_lines)
+        reason, value = ("lines_empty", f"{gone.total()} lines") if gone and not row["text"] else judge(config, row, lists, models)
+        if gone is not None and row["signals"]:
+            row["signals"]["lines_removed"] = gone.total()
         if reason:
-            out.reject(row, reason, value)
+            out.reject(row | {"text": row["text"] or text}, reason, value)
             continue
+        removed.update(gone or {})
         if config.mask_personal_data:
             row["text"], counts = mask(row["text"])
-            row["masked"] = sum(counts.values())
-            for kind, count in counts.items():
-                masked[kind] = masked.get(kind, 0) + count
+            row["masked"] = counts.total()
+            masked.update(counts)
         row["text_hash"] = text_hash(row["text"])
         out.keep(row)
-    return {"masked": masked}
+    return {"masked": masked, "lines_removed": removed}
 
 
 def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = None, models: Models | None = None) -> tuple[str, str]:

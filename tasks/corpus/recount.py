@@ -91,26 +91,29 @@ def recount(store: Store, outputs: Sequence[Manifest], thresholds: Mapping[str, 
 
 def by_rule(made: Recount, outputs: Sequence[Manifest], thresholds: Mapping[str, float]) -> list[list[str]]:
     """A line a rule: reason, limit, other limit, documents rejected now and then, and the signal's range; then what is rejected for other reasons."""
-    ran = [m.made_of["config"].get("thresholds", {}) for m in outputs]
+    ran = outputs[0].made_of["config"].get("thresholds", {})
+    rules = {rule.reason: rule.signal for language in ("en", "zh") for rule in rules_of(language)}
     lines, rest = [], dict(made.rejected)
-    for reason in dict.fromkeys(rule.reason for language in ("en", "zh") for rule in rules_of(language)):
-        signal = next(r.signal for language in ("en", "zh") for r in rules_of(language) if r.reason == reason)
-        now, then = (
-            {_limit(reason, language, was | more) for was in ran for language in made.languages} - {""} for more in ({}, dict(thresholds))
-        )
+    for reason, signal in rules.items():
         values, counts = made.ranges[signal], rest.pop(reason, [0, 0])
         if values.documents:
+            now, then = (_limits(reason, sorted(made.languages), limits) for limits in (ran, ran | dict(thresholds)))
             there = [values.least, *values.shares(), values.most]
-            other = " ".join(sorted(then)) if then != now else ""
-            lines.append([reason, " ".join(sorted(now)), other, *(f"{count:,}" for count in counts), *(f"{value:.4g}" for value in there)])
+            lines.append(
+                [reason, now, "" if then == now else then, *(f"{count:,}" for count in counts), *(f"{value:.4g}" for value in there)]
+            )
     return lines + [[reason, "", "", *(f"{count:,}" for count in counts), *[""] * 5] for reason, counts in sorted(rest.items())]
 
 
-def _limit(reason: str, language: str, thresholds: Mapping[str, float]) -> str:
-    rule = next((r for r in rules_of(language, tuple(sorted(thresholds.items()))) if r.reason == reason), None)
-    if rule is None:
-        return ""
-    return f"≥{rule.least:g}" if rule.most == np.inf else f"≤{rule.most:g}"
+def _limits(reason: str, languages: Sequence[str], thresholds: Mapping[str, float]) -> str:
+    """The limit of a rule; where languages differ that of most, then the others by name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for language in languages:
+        for rule in rules_of(language, tuple(sorted(thresholds.items()))):
+            if rule.reason == reason:
+                found[f"≥{rule.least:g}" if rule.most == np.inf else f"≤{rule.most:g}"].append(language)
+    first, *others = sorted(found, key=lambda limit: (-len(found[limit]), "en" not in found[limit], limit)) or [""]
+    return ", ".join([first, *(f"{'/'.join(found[limit])} {limit}" for limit in others)])
 
 
 def staying(store: Store, parts: Iterable[Manifest], thresholds: Mapping[str, float]) -> Recount:

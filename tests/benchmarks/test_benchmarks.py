@@ -83,3 +83,8 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
         "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip
+
+
+def test_masking_is_told_by_kind_and_language(tmp_path):
+    names = [figure["name"] for figure in quick("pii_quality.py", tmp_path)]
+    assert sum(": recall, " in name for name in names) == 22 and sum(": precision, " in name for name in names) == 12

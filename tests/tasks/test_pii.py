@@ -6,8 +6,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from personal_data import digits, iban, identity, luhn, score
 
-from tasks.corpus.pii import is_chinese_id, mask
+from tasks.corpus.pii import is_account, is_card, is_chinese_id, mask
 
 PLANTED = {
     "email": ["ann@host.org", "a.b+c@mail.example.co.uk", "lan_ting@lanting-mail.cn", "X-1@y-z.io"],
@@ -46,6 +47,32 @@ def test_recall_and_precision_over_shuffled_plants():
     masked, counts = mask(" ; ".join(text for _, text in items))
     assert dict(counts) == {kind: 20 * len(texts) for kind, texts in PLANTED.items()}
     assert all(text in masked for text in LOOKALIKES)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_kind_is_found_and_little_else_in_either_language(language):
+    """The table of tests/benchmarks/pii_quality.py, smaller."""
+    recall, precision, wrong = score(language, 120, seed=11)
+    assert {kind: value for kind, value in recall.items() if value < 0.95} == {}, wrong
+    assert {kind: value for kind, value in precision.items() if value < 0.95} == {}, wrong
+    assert (len(recall), len(precision)) == (11, 6)
+
+
+@given(st.randoms(use_true_random=False))
+def test_another_check_digit_makes_another_number(chance):
+    """Of ten last digits one is right: for cards, accounts and identity numbers alike."""
+    for number, holds in (
+        (luhn("4" + digits(chance, 14)), is_card),
+        (iban("DE", digits(chance, 18)), is_account),
+        (identity(chance), is_chinese_id),
+    ):
+        assert [c for c in ("0123456789X" if holds is is_chinese_id else "0123456789") if holds(number[:-1] + c)] == [number[-1]]
+
+
+def test_half_of_a_number_is_not_taken_for_a_whole_one():
+    """A number is looked at with some characters before it, which may end another."""
+    assert mask("at 192.168.1.20 and 1998 2003 2011 or 10.99.88.77 ;") == ("at 192.168.1.20 and 1998 2003 2011 or 10.99.88.77 ;", {})
+    assert mask("1" * 5000 + " 13812345678")[0] == "1" * 5000 + " 13812345678"[:0] + " <PHONE>"
 
 
 @given(st.integers(0, 999), st.dates(), st.integers(0, 999))
