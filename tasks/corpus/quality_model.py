@@ -8,8 +8,7 @@ with `text` and `label` (1, 0, true, false, good, bad). Which documents: those w
 A part of them is held out, crawled pages by their site, so that no site is on both sides; a model whose held-out precision is below the bound stops
 the stage. Documents that a model was trained on are scored like any other, and flattered: examples.parquet names them.
 
-Training runs in a process of its own, on one thread: `python -m tasks.corpus.quality_model TEXTS MODEL SETTINGS`. fastText reads memory that it has not
-written: without MALLOC_PERTURB_ a part of the runs ends in NaN, or silently in a bad model.
+Training runs in a process of its own (fasttext_training.py) and is tried again where it ends in NaN or in a bad model.
 """
 
 import heapq
@@ -242,7 +241,7 @@ def _train(
     for _ in range(TRIES):
         fresh.unlink(missing_ok=True)
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(texts), str(fresh), json.dumps(settings)],
+            [sys.executable, "-m", "tasks.corpus.fasttext_training", str(texts), str(fresh), json.dumps(settings)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", cwd=Path(__file__).parents[2],
             env=os.environ | {"MALLOC_PERTURB_": "85", "OMP_NUM_THREADS": "1", "INGOT_PARENT": str(os.getpid())},
         )  # fmt: skip
@@ -315,21 +314,3 @@ def _scores(path: Path, examples: Sequence[Example]) -> list[float]:
 
 def _score(model: Any, line: str) -> float:
     return min(1.0, next((score for score, label in model.f.predict(line + "\n", 2, 0.0, "") if label == GOOD), 0.0))
-
-
-def main(texts: str, model: str, settings: str) -> int:
-    """Train one model in this process; 3 where it is not finite."""
-    from tasks.corpus.engine import die_with_parent
-
-    die_with_parent()
-    import fasttext
-
-    made = fasttext.train_supervised(input=texts, thread=1, seed=1, loss="softmax", verbose=0, **json.loads(settings))
-    if not np.isfinite(made.get_output_matrix()).all() or not np.isfinite(made.get_input_matrix()).all():
-        return 3
-    made.save_model(model)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
