@@ -3,13 +3,18 @@
     prefect deployment run 'refresh/common-crawl-monthly' --watch
 
 A snapshot that some version holds already ends the flow with 'nothing new'. Documents that the previous version holds are left out by the dedup
-stage, which reads that version's parts again; the new version refers to those parts and adds the new one.
+stage, which looks them up in that version's index; the new version refers to its parts and adds the new one.
+
+One refresh or takedown of a corpus runs at a time; a second waits, then starts from what the first has published. A version that is published but whose
+event is not on record (`announced.json` beside it, written last) belongs to a refresh that was killed: the next one ends it first. An event may so come
+twice, it cannot be lost.
 """
 
 from dataclasses import replace
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from flows import recipes
@@ -17,7 +22,8 @@ from flows.build import Build, drop_raw, finish, make_corpus, start
 from flows.recipes import Recipe
 from model.errors import ConfigError
 from tasks import registry
-from tasks.corpus import commoncrawl, wikipedia
+from tasks.corpus import changes, commoncrawl, wikipedia
+from tasks.corpus.manifest import Publication, locked
 
 
 @flow(name="refresh", flow_run_name="refresh common crawl")
@@ -58,29 +64,44 @@ def wikipedia_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] = {}
 
 def _refresh(build: Build, snapshots: list[str]) -> str:
     """Returns the address of the new version, or 'nothing new'."""
-    log, name = get_run_logger(), build.recipe.name
-    versions = build.store.versions("corpora", name)
-    if versions and set(snapshots) <= {s for v in versions for s in v.info["snapshots"]}:
-        log.info("nothing new: corpora/%s holds %s", name, ", ".join(snapshots))
-        return "nothing new"
-    previous = versions[-1] if versions else None
-    tracker = registry.open_tracker(build.store, build.recipe.register, name, build.recipe.version)
-    try:
-        corpus = make_corpus(build, previous)
-        # at once: a run killed after it finds 'nothing new' when it is run again
-        emit_event(
-            event="corpus.published",
-            resource={
-                "prefect.resource.id": f"ingot.corpus.{name}",
-                "prefect.resource.name": corpus.address,
-                "ingot.corpus.address": corpus.address,
-            },
-            payload={"documents": corpus.info["documents"], "new": corpus.info["new"], "snapshots": corpus.info["snapshots"]},
-        )
-        drop_raw(build)
-    except BaseException as error:
-        tracker.fail(error)
-        raise
+    log, store, name = get_run_logger(), build.store, build.recipe.name
+    with locked(store, f"corpora/{name}"):
+        versions = store.versions("corpora", name)
+        for corpus in versions:
+            if corpus.info.get("refresh") and store.read_json(f"{corpus.address}/announced.json") is None:
+                log.info("%s was published by a refresh that did not end; ending it", corpus.address)
+                _conclude(build, corpus)
+        if versions and set(snapshots) <= {s for v in versions for s in v.info["snapshots"]}:
+            log.info("nothing new: corpora/%s holds %s", name, ", ".join(snapshots))
+            return "nothing new"
+        tracker = registry.open_tracker(store, build.recipe.register, name, build.recipe.version)
+        try:
+            corpus = make_corpus(build, versions[-1] if versions else None, refresh=True)
+            _conclude(build, corpus)
+        except BaseException as error:
+            tracker.fail(error)
+            raise
     finish(build, tracker, f"Refresh {corpus.address}")
     log.info("%s published: %s documents, %s of them new", corpus.address, corpus.info["documents"], corpus.info["new"])
     return corpus.address
+
+
+def _conclude(build: Build, corpus: Publication) -> None:
+    """What follows a publication, in any number of tries: what has changed, raw files that may go, the event, and the record of it."""
+    store = build.store
+    previous = store.published(*corpus.made_of["previous"].split("/")) if corpus.made_of["previous"] else None
+    if previous:
+        found = changes.compare(store, previous, corpus)
+        store.write_json(f"{corpus.address}/changes.json", found)
+        create_markdown_artifact(changes.markdown(found), key="changes", description=f"From {previous.address} to {corpus.address}")
+    drop_raw(store, build.recipe.keep_raw, corpus)
+    emit_event(
+        event="corpus.published",
+        resource={
+            "prefect.resource.id": f"ingot.corpus.{corpus.name}",
+            "prefect.resource.name": corpus.address,
+            "ingot.corpus.address": corpus.address,
+        },
+        payload={"documents": corpus.info["documents"], "new": corpus.info["new"], "snapshots": corpus.info["snapshots"]},
+    )
+    store.write_json(f"{corpus.address}/announced.json", {"event": "corpus.published"})

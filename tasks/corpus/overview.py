@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.errors import NotFoundError
 from tasks.corpus.document import read_rows
-from tasks.corpus.manifest import Manifest, Store
+from tasks.corpus.manifest import Manifest, Store, ancestors
 
 SAMPLES = 3
 """Texts shown of each reason."""
@@ -55,9 +54,7 @@ class Counts:
 def page(store: Store, address: str, seed: int = 0) -> str:
     """The report of corpora/NAME/VERSION, or of one stage output of documents. NotFoundError where it is not there."""
     if address.startswith("corpora/") and address.count("/") == 2:
-        thing = store.published(*address.split("/"))
-        if thing is None:
-            raise NotFoundError(f"{address} is not published in {store.url}; `ingot show` lists what is.")
+        thing = store.version(address)
         parts, facts = [store.need(part) for part in thing.parts], thing.info
     else:
         parts, facts = [store.need(address)], {}
@@ -87,15 +84,7 @@ def page(store: Store, address: str, seed: int = 0) -> str:
 
 def family(store: Store, parts: Sequence[Manifest]) -> list[Manifest]:
     """The outputs that these parts were made of, themselves included, by stage in the order of the chain."""
-    found: dict[str, Manifest] = {}
-    queue = list(parts)
-    while queue:
-        manifest = queue.pop()
-        if manifest.address not in found:
-            found[manifest.address] = manifest
-            before = (address for role, address in manifest.inputs.items() if not role.startswith(("previous-", "index-")))
-            queue += [m for m in map(store.manifest, before) if m is not None]
-    return sorted((m for m in found.values() if m.stage in ORDER), key=lambda m: (ORDER.index(m.stage), m.address))
+    return sorted((m for m in ancestors(store, parts) if m.stage in ORDER), key=lambda m: (ORDER.index(m.stage), m.address))
 
 
 def paths(store: Store, manifest: Manifest, prefix: str) -> list[Any]:

@@ -32,8 +32,8 @@ def test_a_row_has_the_identity_and_the_band_keys_of_the_same_row_of_its_part(st
     parts = [texts(7), [], texts(9)[7:]]
     made = index.run(store, "test", CONFIG, {"documents": output_of(store, "decontaminate", parts)}, ENGINE)
     assert made.seen == made.kept == 9 and made.info["signature"] == minhash.header(128, 1, 25, 5)
-    assert [file.rows for file in made.files] == [7, 0, 2]
-    for file, rows in zip(made.files, parts, strict=True):
+    assert [file.rows for file in made.parts("signatures-")] == [7, 0, 2]
+    for file, rows in zip(made.parts("signatures-"), parts, strict=True):
         table = pq.read_table(store.path(made, file))
         assert table.select(IDENTITY).to_pylist() == [{name: row[name] for name in IDENTITY} for row in rows]
         keys = np.array([table[key_column(band)].to_numpy() for band in range(25)], np.uint64).reshape(25, len(rows)).T
@@ -75,4 +75,4 @@ def test_a_stage_killed_while_it_moves_its_files_goes_on_from_there(store, monke
         patch.setattr(index.os, "replace", die)
         index.run(store, "test", CONFIG, {"documents": documents}, ENGINE)
     made = index.run(store, "test", CONFIG, {"documents": documents}, ENGINE)
-    assert [file.rows for file in made.files] == [3, 3, 3]
+    assert [file.rows for file in made.parts("signatures-")] == [3, 3, 3]
