@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import recipes
 from flows.recipes import Recipe
 from model.config import fingerprint, identity
 from model.errors import ConfigError, StoreError
 from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, takedown, train
+from tasks.corpus import overview
 from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
@@ -201,17 +202,24 @@ def drop_raw(store: Store, keep: str, corpus: Publication) -> None:
 
 
 def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:
-    """Record every stage in MLflow, write the report artifact, and return what the command line shows."""
+    """Record every stage in MLflow, write the corpus's page and the report artifact, and return what the command line shows."""
     tracker.stages(build.manifests)
     metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
     rows = curve(build.store, build.of("pretrain")) if any(m.stage == "pretrain" for m in build.manifests) else []
-    report = markdown(title, build.manifests, metrics, tracker.links(), rows)
+    links = tracker.links()
+    if build.corpus:
+        seen = overview.place(build.store, build.corpus.address)
+        if not seen.exists() or not all(m.skipped for m in build.manifests):
+            overview.write(build.store, build.corpus.address)
+        links |= {"Report": tracker.keep(seen)}
+        create_link_artifact(links["Report"], f"Report of {build.corpus.address}", key="corpus-report", description=str(seen))
+    report = markdown(title, build.manifests, metrics, links, rows)
     create_markdown_artifact(report, key="report", description=title)
     tracker.finish(report, metrics)
     return {
         "manifests": build.manifests,
         "metrics": metrics,
-        "links": tracker.links(),
+        "links": links,
         "corpus": build.corpus.address if build.corpus else "",
         "recipe": build.recipe,
     }

@@ -306,11 +306,7 @@ def report(
     """A page to look at in a browser: from records to documents, reasons with samples, lengths, languages, sites, dates, duplicates side by side."""
     from tasks.corpus import overview
 
-    place = open_store(store)
-    target = to or place.home / "reports" / f"{address.replace('/', '-')}.html"
-    text = overview.page(place, address, seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    target = overview.write(open_store(store), address, seed, to)
     out.print(f"{target}", highlight=False, soft_wrap=True)
 
 

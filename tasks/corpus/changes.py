@@ -54,18 +54,23 @@ def compare(store: Store, old: Publication, new: Publication) -> dict[str, Any]:
         lost, won = census.minus(lost, stayed[0]), census.minus(won, stayed[1])
     books = _books(store, [store.need(a) for a in come], [store.need(a) for a in old.parts])
     last = _last(store, old, {source for source, _ in books})
-    tokens = [_tokens(store, thing.parts) for thing in (old, new)]
+    encoded = [tokens(store, thing.parts) for thing in (old, new)]
     found = {
         "from": old.address,
         "to": new.address,
         "documents": _four(before, lost, won, after, 0) | {"changed": changed},
         "words": _four(before, lost, won, after, 1),
-        "tokens": dict(zip(("before", "after"), tokens, strict=True)),
+        "tokens": dict(zip(("before", "after"), encoded, strict=True)),
         "by": {by: _rows(by, before, lost, won, after) for by in BY},
         "rejected": _rejected(books, last),
         "surprises": [*_sites(before, lost, won), *_languages(before, won), *_rates(books, last), *_duplicates(books)],
     }
     return json.loads(json.dumps(found))
+
+
+def held(store: Store, thing: Publication) -> pa.Table:
+    """The census of a version. ConfigError where its index has none."""
+    return _sum(store, _segments(store, [thing]).values())
 
 
 def _segments(store: Store, things: Sequence[Publication]) -> dict[str, Manifest]:
@@ -171,14 +176,15 @@ def _rejected(books: Mapping[tuple[str, str], Counter[str]], last: Mapping[tuple
     ]
 
 
-def _tokens(store: Store, parts: Sequence[str]) -> dict[str, Any] | None:
+def tokens(store: Store, parts: Sequence[str]) -> dict[str, Any] | None:
     """Tokens of a version by source and language, where it was encoded; the latest encoding, by whichever tokenizer."""
     made = [m for m in map(store.manifest, store.addresses("encode")) if m is not None]
     of = [m for m in made if [a for role, a in sorted(m.inputs.items()) if role.startswith("corpus-")] == list(parts)]
     if not of:
         return None
-    info = max(of, key=lambda m: m.about["finished"]).info
-    return {"all": sum(info["tokens"].values()), "tokenizer": info["tokenizer"]} | {
+    made_last = max(of, key=lambda m: m.about["finished"])
+    info = made_last.info
+    return {"address": made_last.address, "all": sum(info["tokens"].values()), "tokenizer": info["tokenizer"]} | {
         by: info.get(f"tokens_by_{by}", {}) for by in ("source", "language")
     }
 
@@ -278,9 +284,9 @@ def tables(found: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[s
     """(head, rows) of every table there is to show: the whole, each dimension, why records were rejected."""
     sides = ("before", "added", "removed", "after")
     whole = [(name, *(f"{found[name][side]:,}" for side in sides)) for name in ("documents", "words")]
-    tokens = found["tokens"]
-    if any(tokens.values()):
-        whole.append(("tokens", *(f"{tokens[side]['all']:,}" if tokens.get(side) else "" for side in sides)))
+    encoded = found["tokens"]
+    if any(encoded.values()):
+        whole.append(("tokens", *(f"{encoded[side]['all']:,}" if encoded.get(side) else "" for side in sides)))
     made: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [(("", *sides), whole)]
     for by, rows in found["by"].items():
         cells = [

@@ -366,6 +366,10 @@ class Store:
             raise NotFoundError(f"{address} is not published in {self.url}; `ingot show` lists what is.")
         return found
 
+    def previous(self, thing: Publication) -> Publication | None:
+        """The version that another was published over, None where it was the first or built alone."""
+        return self.version(thing.made_of["previous"]) if thing.made_of.get("previous") else None
+
     def versions(self, kind: str, name: str) -> list[Publication]:
         """All published versions of a name, oldest first."""
         found = [self.published(kind, name, version) for version in self._names(f"{kind}/{name}")]
