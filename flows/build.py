@@ -11,18 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import recipes
 from flows.recipes import Recipe
 from model.config import fingerprint, identity
-from model.errors import ConfigError
+from model.errors import ConfigError, StoreError
 from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, quality_model, registry, takedown, train
 from tasks.card import lineage
+from tasks.corpus import overview
 from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
-from tasks.corpus.manifest import Manifest, Publication, Store, check_space, lookup
+from tasks.corpus.manifest import Manifest, Publication, Store, ancestors, check_space, lookup
 from tasks.curves import curve
 from tasks.report import markdown
 from tasks.tracking import Tracker
@@ -94,9 +95,10 @@ def sources(build: Build, whole: bool = False) -> dict[str, Manifest]:
     return found
 
 
-def make_corpus(build: Build, previous: Publication | None = None) -> Publication:
+def make_corpus(build: Build, previous: Publication | None = None, refresh: bool = False) -> Publication:
     """Sources to a published corpus version. With `previous`, its documents only make removals, and the new version refers to its parts before the new
     one. The index of the same version is published first: it alone changes nothing for anybody. Where a takedown takes documents out, the version's name says so.
+    A refresh's version says so in its info. StoreError where `previous` is not the newest any more.
     """
     r, store = build.recipe, build.store
     raw = sources(build)
@@ -129,7 +131,13 @@ def make_corpus(build: Build, previous: Publication | None = None) -> Publicatio
     snapshots = sorted({s for m in raw.values() for s in snapshots_of(m)} | set(previous.info["snapshots"] if previous else ()))
     parts = [*old, clean]
     made_of = {"corpus": recipes.corpus_identity(r), "previous": previous.address if previous else ""}
-    info = {"snapshots": snapshots, "documents": sum(p.kept for p in parts), "new": clean.kept}
+    info = {"snapshots": snapshots, "documents": sum(p.kept for p in parts), "new": clean.kept, "refresh": refresh}
+    newest = store.versions("corpora", r.name)[-1:]
+    if previous and newest[0].address not in (previous.address, f"corpora/{r.name}/{r.version}"):
+        raise StoreError(
+            f"{newest[0].address} was published while a version over {previous.address} was made, which would lack what it adds. "
+            "Run again: what is made already is found."
+        )
     store.publish("indexes", r.name, r.version, segments, made_of, {"documents": info["documents"]})
     build.corpus = store.publish("corpora", r.name, r.version, parts, made_of, info)
     return build.corpus
@@ -200,33 +208,40 @@ def judge(build: Build, model: Manifest, base: Manifest, evaluation: Manifest, t
     )
 
 
-def drop_raw(build: Build) -> None:
-    """What keep_raw says: after a corpus stands, raw files may go, since every record can be fetched again by its origin."""
-    if build.recipe.keep_raw == "all" or build.corpus is None:
+def drop_raw(store: Store, keep: str, corpus: Publication) -> None:
+    """What keep_raw says: after a corpus stands, the raw files of its last part may go, since every record can be fetched again by its origin."""
+    if keep == "all":
         return
+    clean = store.need(corpus.parts[-1])
     used: dict[str, list[tuple[int, int]]] = {}
-    if build.recipe.keep_raw == "used-records":
-        clean = build.of("decontaminate")
-        paths = [build.store.path(clean, f) for f in clean.parts()]
+    if keep == "used-records":
+        paths = [store.path(clean, f) for f in clean.parts()]
         for row in read_rows(paths, ["origin_file", "origin_offset", "origin_length"]):
             used.setdefault(row["origin_file"], []).append((row["origin_offset"], row["origin_length"]))
-    for manifest in build.manifests:
+    for manifest in ancestors(store, [clean]):
         if manifest.stage == "ingest" and manifest.info["role"] == "source":
-            build.store.drop(manifest, used)
+            store.drop(manifest, used)
 
 
 def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:
-    """Record every stage in MLflow, write the report artifact, and return what the command line shows."""
+    """Record every stage in MLflow, write the corpus's page and the report artifact, and return what the command line shows."""
     tracker.stages(build.manifests)
     metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
     rows = curve(build.store, build.of("pretrain")) if any(m.stage == "pretrain" for m in build.manifests) else []
-    report = markdown(title, build.manifests, metrics, tracker.links(), rows)
+    links = tracker.links()
+    if build.corpus:
+        seen = overview.place(build.store, build.corpus.address)
+        if not seen.exists() or not all(m.skipped for m in build.manifests):
+            overview.write(build.store, build.corpus.address)
+        links |= {"Report": tracker.keep(seen)}
+        create_link_artifact(links["Report"], f"Report of {build.corpus.address}", key="corpus-report", description=str(seen))
+    report = markdown(title, build.manifests, metrics, links, rows)
     create_markdown_artifact(report, key="report", description=title)
     tracker.finish(report, metrics)
     return {
         "manifests": build.manifests,
         "metrics": metrics,
-        "links": tracker.links(),
+        "links": links,
         "corpus": build.corpus.address if build.corpus else "",
         "recipe": build.recipe,
     }
@@ -240,7 +255,7 @@ def _build(base: Recipe, recipe: Recipe, set: Mapping[str, Any], store: str | No
         base_model = make_model(build, corpus, tracker)
         model = tune(build, base_model, build.of("tokenizer"), tracker)
         judge(build, model, base_model, next(m for m in build.manifests if m.info.get("role") == "evaluation"), tracker)
-        drop_raw(build)
+        drop_raw(build.store, build.recipe.keep_raw, corpus)
     except BaseException as error:
         tracker.fail(error)
         raise

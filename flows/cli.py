@@ -1,4 +1,4 @@
-"""The command line: `ingot run|plan|show|sample|verify|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|plan|show|diff|report|sample|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -232,9 +233,7 @@ def show(
         return show_thresholds(place, address, threshold or [])
     kind = address.split("/")[0]
     if kind in ("corpora", "tokenizers", "models", "indexes"):
-        thing = place.published(*address.split("/")) if address.count("/") == 2 else None
-        if thing is None:
-            raise ConfigError(f"{address} is not published in {place.url}; `ingot show` lists what is.")
+        thing = place.version(address)
         out.print(
             Panel(
                 f"fingerprint {thing.fingerprint}\nparts       {', '.join(thing.parts)}\n"
@@ -336,6 +335,29 @@ def list_store(store: Store) -> None:
 
 
 @app.command()
+def diff(
+    old: Annotated[str, typer.Argument(help="corpora/demo/v1")],
+    new: Annotated[str, typer.Argument(help="corpora/demo/v2")],
+    store: StoreOption = None,
+) -> None:
+    """What differs between two versions of a corpus: documents, words and tokens, by source, language and site; what was rejected; surprises."""
+    from tasks.corpus import changes
+
+    place = open_store(store)
+    found = changes.compare(place, *(place.version(address) for address in (old, new)))
+    for head, rows in changes.tables(found):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, name in enumerate(head):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+    for surprise in found["surprises"]:
+        out.print(f"[yellow]![/yellow] {escape(surprise)}", highlight=False)
+    out.print(f"Next: ingot report {new}", highlight=False)
+
+
+@app.command()
 def report(
     address: Annotated[str, typer.Argument(help="corpora/demo/v1, or a stage's output of documents")],
     store: StoreOption = None,
@@ -345,11 +367,7 @@ def report(
     """A page to look at in a browser: from records to documents, reasons with samples, lengths, languages, sites, dates, duplicates side by side."""
     from tasks.corpus import overview
 
-    place = open_store(store)
-    target = to or place.home / "reports" / f"{address.replace('/', '-')}.html"
-    text = overview.page(place, address, seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    target = overview.write(open_store(store), address, seed, to)
     out.print(f"{target}", highlight=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from flows.recipes import Recipe
 from model.errors import ConfigError, NotFoundError
 from tasks import dedup, takedown
 from tasks.corpus import takedown as plain
+from tasks.corpus.manifest import Store, locked
 from tasks.corpus.takedown import Tombstones
 
 
@@ -26,7 +27,8 @@ def withdraw(
     recipe: Recipe = recipes.base(),
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Publish the corpus without these documents; returns the receipt. Run again after a crash, it goes on; asked again, it finds it done.
+    """Publish the corpus without these documents; returns the receipt. Run again after a crash, it goes on; asked again, it finds it done. It waits for a
+    refresh of that corpus that is running.
 
     Args:
         corpus: name of a published corpus.
@@ -38,28 +40,33 @@ def withdraw(
         store: path or URL of the store; default INGOT_STORE, or ./.ingot.
     """
     place = open_store(store)
-    versions = place.versions("corpora", corpus)
-    if not versions:
-        raise NotFoundError(f"corpora/{corpus} is not published in {place.url}; `ingot show` lists what is.")
     asked = Tombstones(tuple(sorted(ids)), tuple(sorted(urls)), tuple(sorted(domains)))
     if asked == Tombstones():
         raise ConfigError("a takedown names at least one id, url or domain")
+    with locked(place, f"corpora/{corpus}"):
+        return _withdraw(place, corpus, asked, why, recipe)
+
+
+def _withdraw(place: Store, corpus: str, asked: Tombstones, why: str, recipe: Recipe) -> dict[str, Any]:
+    versions = place.versions("corpora", corpus)
+    if not versions:
+        raise NotFoundError(f"corpora/{corpus} is not published in {place.url}; `ingot show` lists what is.")
     old = versions[-1]
     now = [place.need(address) for address in old.parts]
-    receipt = plain.ask(place, corpus, asked, why, now)
+    receipt = plain.ask(place, corpus, asked, why, now, old.address)
     if "version" in receipt:
         return receipt
     whole = [place.need(part.inputs["documents"]) if part.stage == plain.STAGE.name else part for part in now]
     after = [takedown.withdraw(place, corpus, part) for part in whole]
-    touched = [before for before, part in zip(now, after, strict=True) if before.address != part.address]
     new = old
-    if touched:
+    if [part.address for part in after] != list(old.parts):
         segments = [dedup.index(place, corpus, recipe.dedup, part, recipe.engine) for part in after]
         name = plain.version(place, corpus, old.version, after)
-        made_of = {field: value for field, value in old.made_of.items() if field != "parts"}
-        info = old.info | {"documents": sum(part.kept for part in after)}
+        made_of = {field: value for field, value in old.made_of.items() if field != "parts"} | {"previous": old.address}
+        info = old.info | {"documents": sum(part.kept for part in after), "refresh": False}
         place.publish("indexes", corpus, name, segments, made_of, {"documents": info["documents"]})
         new = place.publish("corpora", corpus, name, after, made_of, info)
+    touched = [place.need(address) for address in sorted({found["address"] for found in receipt["documents"]})]
     made = plain.dependents(place, [part.address for part in touched])
     return plain.close(
         place,
@@ -67,7 +74,6 @@ def withdraw(
         receipt,
         {
             "version": new.address,
-            "before": old.address,
             "shards": [m.address for m in made if m.stage == "encode"],
             "models": [m.address for m in made if m.stage in ("pretrain", "finetune")],
             "registered": [m.info["model_uri"] for m in made if m.stage == "register"],

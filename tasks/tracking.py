@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.card import roomy
@@ -156,6 +157,16 @@ class Tracker:
         shown = self._parent or self.last
         page = f"{self.uri.rstrip('/')}/#/experiments/{self.experiment}" + (f"/runs/{shown}" if shown else "")
         return {"MLflow": page, "Store": self.store.url}
+
+    def keep(self, page: Path) -> str:
+        """Keep a page with the build's run, which shows it; returns where to look at it. Nothing is written when nothing was new."""
+        if self._parent is not None or self.last is None:
+            with answering(self.uri):
+                self.client.log_artifact(self.run_id, str(page))
+                self.client.set_tag(self.run_id, "ingot.page", page.as_uri())
+        if not self.uri.startswith("http"):
+            return page.as_uri()
+        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment}/runs/{self._parent or self.last}/artifactPath/{page.name}"
 
     def finish(self, report: str, metrics: Mapping[str, float]) -> None:
         """Close the build's run with its report (as description and file) and scores. Nothing is written when nothing was new."""

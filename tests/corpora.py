@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.corpus.document import PartWriter, new_document, read_rows
+from tasks.corpus import census
+from tasks.corpus.document import PartWriter, new_document, read_rows, write_table
 from tasks.corpus.engine import EngineConfig
-from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
+from tasks.corpus.index import CENSUS
+from tasks.corpus.manifest import Manifest, Publication, Result, Stage, Store, Work, run_stage
 
 ENGINE = EngineConfig(workers=2, timeout=60.0, kind="local")
 
@@ -53,6 +55,38 @@ def output_of(
 
     made_of = {"ids": [[row["id"] + row["text_hash"] for row in rows] for rows in parts]}
     return run_stage(store, Stage(stage, 1), "test", made_of, inputs or {}, body)
+
+
+def staged(
+    store: Store,
+    stage: str,
+    kept: Sequence[dict[str, Any]],
+    rejected: Sequence[tuple[dict[str, Any], str]] = (),
+    before: Manifest | None = None,
+) -> Manifest:
+    """A stage's output with these documents and rejects (row, reason), made of another's."""
+
+    def body(work: Work) -> Result:
+        with PartWriter(work.dir, 0, stage) as out:
+            for row in kept:
+                out.keep(row)
+            for row, reason in rejected:
+                out.reject(row, reason)
+        return Result([(f["path"], f["rows"]) for f in out.files], out.seen, out.kept, out.rejected)
+
+    made_of = {"ids": [row["id"] for row in kept], "rejected": [row["id"] + reason for row, reason in rejected]}
+    return run_stage(store, Stage(stage, 1), "test", made_of, {"documents": before} if before else {}, body)
+
+
+def publish(store: Store, version: str, parts: Sequence[Manifest], previous: str = "") -> Publication:
+    """A version of corpora/news with an index that holds a census of each part and nothing else."""
+
+    def body(work: Work) -> Result:
+        return Result([(CENSUS, write_table(work.dir / CENSUS, census.count(work.paths("documents"))))], 0, 0, {})
+
+    segments = [run_stage(store, Stage("index", 2), "test", {}, {"documents": part}, body) for part in parts]
+    store.publish("indexes", "news", version, segments, {}, {})
+    return store.publish("corpora", "news", version, parts, {"previous": previous}, {"snapshots": [version]})
 
 
 def files_of(store: Store, files: Mapping[str, str | bytes]) -> Manifest:

@@ -6,8 +6,8 @@ Documents have one order: those of previous corpora first (they are published, s
 and place, id. In this order each is compared with the keepers before it that share a band; it goes for the first that it is similar enough to, else
 it is a keeper itself. So a chain A~B~C removes B for A, and C only if C is like A too. Neither the order of inputs nor the workers can matter.
 
-Passes: signatures of every new part (index.py holds those of previous corpora) -> buckets of equal keys -> shingles of those in a bucket, to scratch
--> decisions -> parts without the removed.
+Passes: signatures of every new part (index.py holds those of previous corpora, of which only what shares a key with a new document is read) -> buckets
+of equal keys -> shingles of those in a bucket, to scratch -> decisions -> parts without the removed.
 Signatures, shingles and the last are data-parallel; buckets and decisions (keepers.py) are one process.
 """
 
@@ -98,17 +98,22 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
     items: list[dict[str, Any]] = [{"path": str(work.store.path(*part)), "rows": part[1].rows} for part in new]
     run_ranks(signed, "tasks.corpus.index:signature_rank", config.signatures, items, engine)
     parts, files = list(new), [signed.dir / index.signatures(number) for number in range(len(new))]
-    for role in previous:
-        documents, segment = work.inputs[role], work.inputs[role.replace("previous", "index")]
+    segments = [work.inputs[role.replace("previous", "index")] for role in previous]
+    for segment in segments:
         index.need_header(segment, config.signatures)
-        parts += [(documents, file) for file in documents.parts()]
-        files += [work.store.path(segment, file) for file in segment.parts("signatures-")]
+    here = {}  # of a part of previous corpora, the rows that stand in its signature file here: those that something new may resemble
+    for role, segment, near in zip(previous, segments, index.related(work.store, segments, files, config.bands), strict=True):
+        documents = work.inputs[role]
+        for number, rows, path in index.some(work.store, segment, near, signed.dir / role):
+            here[len(parts)] = rows
+            parts.append((documents, documents.parts()[number]))
+            files.append(path)
     table = Documents.load(files, [number >= len(new) for number in range(len(parts))], config.source_order)
     buckets = Buckets.build(table, config.bands, config.bucket_limit, signed.dir)
     cut = within("sets", signing, counts=False)
     picks = buckets.picks(table)
     for number, rows in enumerate(picks):
-        np.save(cut.dir / f"picks-{number:05d}.npy", rows)
+        np.save(cut.dir / f"picks-{number:05d}.npy", here[number][rows] if number in here else rows)
     items = [
         {"path": str(work.store.path(*part)) if len(rows) else "", "picks": str(cut.dir / f"picks-{number:05d}.npy")}
         for number, (part, rows) in enumerate(zip(parts, picks, strict=True))

@@ -261,7 +261,8 @@ class Store:
             return []
 
     def path(self, manifest: Manifest, file: File, verify: bool = True) -> Path:
-        """Local path of one file, fetched when the store is remote. With `verify` its size and sha256 are checked (once a process). DamageError names it."""
+        """Local path of one file, fetched when the store is remote. Its size is checked, and with `verify`, or when it was fetched now, its sha256 (once a
+        process). DamageError names it."""
         path = self.dir(manifest.address) / file.path
         if not self.is_local and not (path.exists() and path.stat().st_size == file.bytes):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,6 +271,7 @@ class Store:
             except FileNotFoundError:
                 raise self._damage(manifest, file, "is missing") from None
             os.replace(str(path) + ".tmp", path)
+            verify = True
         if not path.exists():
             raise self._damage(manifest, file, "is missing")
         stat = path.stat()
@@ -355,6 +357,17 @@ class Store:
         """A published version, None where there is none."""
         data = self.read_json(f"{kind}/{name}/{version}/manifest.json")
         return None if data is None else Publication(**(data | {"parts": tuple(data["parts"])}))
+
+    def version(self, address: str) -> Publication:
+        """A published version by its address, corpora/demo/v1. NotFoundError where there is none."""
+        found = self.published(*address.split("/")) if address.count("/") == 2 else None
+        if found is None:
+            raise NotFoundError(f"{address} is not published in {self.url}; `ingot show` lists what is.")
+        return found
+
+    def previous(self, thing: Publication) -> Publication | None:
+        """The version that another was published over, None where it was the first or built alone."""
+        return self.version(thing.made_of["previous"]) if thing.made_of.get("previous") else None
 
     def versions(self, kind: str, name: str) -> list[Publication]:
         """All published versions of a name, oldest first."""
@@ -540,6 +553,18 @@ def _commit() -> str:
     here = Path(__file__).parent
     asked = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)
     return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def ancestors(store: Store, parts: Sequence[Manifest]) -> list[Manifest]:
+    """What these outputs were made of, at however many removes, themselves first. What they were only compared with (previous-NNN, index-NNN) is not."""
+    queue, found = list(parts), dict[str, Manifest]()
+    while queue:
+        manifest = queue.pop(0)
+        if manifest.address not in found:
+            found[manifest.address] = manifest
+            before = (address for role, address in manifest.inputs.items() if not role.startswith(("previous-", "index-")))
+            queue += [m for m in map(store.manifest, before) if m is not None]
+    return list(found.values())
 
 
 def collectable(store: Store, also: Sequence[str] = ()) -> list[tuple[str, int, str]]:

@@ -1,6 +1,6 @@
 """Takedown: documents that must go from a corpus and must not come back with a refresh.
 
-    asked = ask(store, "news", Tombstones(urls=("https://example.org/a",)), "letter of 3 May")
+    asked = ask(store, "news", Tombstones(urls=("https://example.org/a",)), "letter of 3 May", parts, "corpora/news/1")
     made = run(store, "news", tombstones(store, "news"), {"documents": manifest}) -> manifest without them, or the same one where it holds none
 
 `takedowns/<corpus>.json` holds a receipt a takedown, oldest first; what they name together are the corpus's tombstones: record ids, addresses, domains
@@ -19,7 +19,7 @@ from typing import Any
 from model.config import fingerprint
 from tasks.corpus.document import PartWriter, read_rows
 from tasks.corpus.engine import books
-from tasks.corpus.manifest import Manifest, Progress, Publication, Result, Stage, Store, Work, locked, run_stage
+from tasks.corpus.manifest import Manifest, Progress, Publication, Result, Stage, Store, Work, ancestors, locked, run_stage
 
 STAGE = Stage("takedown", 1)
 SUFFIX = "-takedown-"
@@ -63,12 +63,21 @@ def tombstones(store: Store, corpus: str) -> Tombstones:
     return whole
 
 
-def ask(store: Store, corpus: str, asked: Tombstones, why: str, parts: Sequence[Manifest]) -> dict[str, Any]:
-    """Write down what must go, with what of it `parts` hold now; from here on no refresh brings it back. The same asked again is the same receipt."""
+def ask(store: Store, corpus: str, asked: Tombstones, why: str, parts: Sequence[Manifest], before: str) -> dict[str, Any]:
+    """Write down what must go, with what of it `parts`, those of the version `before`, hold now; from here on no refresh brings it back. The same asked
+    again is the same receipt."""
     found = matches(store, asked, parts)
     named = dataclasses.asdict(asked)
     hashes = sorted({row["text_hash"] for row in found})
-    receipt = {"number": fingerprint(named)[:10], "asked": named, "why": why, "time": time.time(), "documents": found, "hashes": hashes}
+    receipt = {
+        "number": fingerprint(named)[:10],
+        "asked": named,
+        "why": why,
+        "time": time.time(),
+        "before": before,
+        "documents": found,
+        "hashes": hashes,
+    }
     with locked(store, f"takedowns/{corpus}"):
         known = receipts(store, corpus)
         if all(one["number"] != receipt["number"] for one in known):
@@ -157,18 +166,12 @@ def dependents(store: Store, addresses: Sequence[str]) -> list[Manifest]:
 
 def holders(store: Store, parts: Sequence[Manifest], keep: Publication) -> list[str]:
     """Addresses that still hold the text: what these outputs were made of, themselves, and published versions that refer to them, but for `keep`."""
-    queue, seen = list(parts), dict[str, None]()
-    while queue:
-        manifest = queue.pop(0)
-        if manifest.address not in seen:
-            seen[manifest.address] = None
-            queue += [m for m in map(store.manifest, manifest.inputs.values()) if m is not None]
     named = [
         t.address
         for t in store.publications()
         if t.kind == "corpora" and t.address != keep.address and set(t.parts) & {p.address for p in parts}
     ]
-    return [*named, *seen]
+    return [*named, *(m.address for m in ancestors(store, parts))]
 
 
 _COLUMNS = ["id", "url", "domain", "text_hash"]

@@ -133,7 +133,7 @@ def test_show_of_what_is_not_there_says_how_to_go_on(call):
     done = call("show", "stages/filter/nothing-0000000000")
     assert isinstance(done.exception, NotFoundError)
     assert "ingot show" in str(done.exception)
-    assert isinstance(call("show", "corpora/tiny/v9").exception, ConfigError)
+    assert isinstance(call("show", "corpora/tiny/v9").exception, NotFoundError)
 
 
 def test_verify_looks_at_every_output(call, place):

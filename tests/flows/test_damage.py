@@ -109,9 +109,9 @@ def chain(monkeypatch):
 def built(store: Store, keep_raw: str) -> flow.Build:
     """The corpus of a store, all of it found, and its raw files treated as keep_raw says."""
     build = flow.Build(replace(TINY, keep_raw=keep_raw), store)
-    flow.make_corpus(build)
+    corpus = flow.make_corpus(build)
     assert all(manifest.skipped for manifest in build.manifests)
-    flow.drop_raw(build)
+    flow.drop_raw(store, keep_raw, corpus)
     return build
 
 

@@ -1,14 +1,23 @@
-"""Refresh: a new snapshot becomes the next corpus version with only what is new in it; nothing new makes nothing. On the sample, as two snapshots."""
+"""Refresh: a new snapshot becomes the next corpus version with only what is new in it; nothing new makes nothing. On the sample, as two snapshots.
+
+Killed anywhere it resumes to the same version and loses no event; two at once, or one beside a takedown, give what one after the other gives.
+"""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
+from chain import DATA_STAGES, REPO, content
 from corpora import rows_of
 from crawl_host import NEW, OLD, add_snapshot
 
-from model.errors import ConfigError
+from model.errors import ConfigError, StoreError
 from tasks.corpus.manifest import Store
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -27,6 +36,154 @@ def published_events(url: str, count: int) -> list[dict]:
     return sorted(events, key=lambda event: event["occurred"])
 
 
+CHILD = """
+import os, signal, sys
+sys.path[:0] = [{repo!r}]
+from flows import build, refresh
+from tasks.corpus import engine, manifest
+
+def deadly(holder, name, when):
+    real = getattr(holder, name)
+    def call(*args, **more):
+        if when(*args, **more):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **more)
+    setattr(holder, name, call)
+
+moment = {moment!r}
+if moment == "ingest":
+    deadly(manifest, "_settle", lambda store, address, *rest: address.startswith("stages/ingest"))
+elif moment == "dedup":
+    deadly(refresh.make_corpus.__globals__["dedup"].plain, "decide", lambda *args: True)
+elif moment == "index":
+    deadly(manifest, "_settle", lambda store, address, *rest: address.startswith("stages/index"))
+elif moment in ("indexes", "corpora"):
+    deadly(manifest.Store, "publish", lambda self, kind, *rest: kind == moment)
+elif moment == "changes":
+    deadly(refresh.changes, "compare", lambda *args: True)
+elif moment == "event":
+    deadly(refresh, "emit_event", lambda **more: True)
+elif moment == "record":
+    deadly(manifest.Store, "write_json", lambda self, name, data, **more: name.endswith("announced.json"))
+print(getattr(refresh, {flow!r})(set={settings!r}, store={store!r}))
+"""
+
+
+def child(store: Store, settings: dict, moment: str = "", flow: str = "common_crawl_monthly") -> "subprocess.Popen[str]":
+    """A refresh in a process of its own, which a kill -9 ends at a moment."""
+    script = CHILD.format(repo=str(REPO), moment=moment, flow=flow, settings=settings, store=store.url)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+@pytest.fixture
+def crawl(sample, tmp_path):
+    """(warcs, host, settings): a host with one snapshot of one file."""
+    warcs, host = sorted(sample.glob("commoncrawl/crawl-data/**/*.warc.gz")), tmp_path / "host"
+    add_snapshot(host, OLD, warcs[:1])
+    settings = {"common_crawl.base_url": str(host), "common_crawl.index_url": str(host), "name": "news", "engine.workers": 1}
+    return warcs, host, settings
+
+
+def broken(*_, **__):
+    raise RuntimeError("pulled the plug")
+
+
+def test_a_refresh_that_ends_early_goes_on_from_what_is_published_and_its_event_is_not_lost(prefect_server, tmp_path, crawl, monkeypatch):
+    from flows import build, recipes, refresh
+
+    _, _, settings = crawl
+    store, before = Store(tmp_path / "store"), len(published_events(prefect_server, 0))
+    publish = Store.publish
+    for holder, name, replaced in (
+        (Store, "publish", lambda self, kind, *rest: broken() if kind == "corpora" else publish(self, kind, *rest)),
+        (refresh, "emit_event", broken),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the plug"):
+            patch.setattr(holder, name, replaced)
+            refresh.common_crawl_monthly(set=settings, store=store.url)
+    [made] = store.versions("corpora", "news")
+    assert len(published_events(prefect_server, before)) == before
+    assert refresh.common_crawl_monthly(set=settings, store=store.url) == made.address == f"corpora/news/{OLD}"
+    assert refresh.common_crawl_monthly(set=settings, store=store.url) == "nothing new"
+    assert len(published_events(prefect_server, before + 1)) == before + 1
+    assert store.versions("corpora", "news") == [made] and len(store.versions("indexes", "news")) == 1
+    stages = [address for address in store.addresses() if store.manifest(address)]
+    assert sorted({a.split("/")[1] for a in stages}) == sorted({*DATA_STAGES} - {"tokenizer", "encode"})
+
+    # somebody else publishes meanwhile: what would lack it is not published
+    other = publish(store, "corpora", "news", "other", [], {"previous": ""}, made.info)
+    recipe = replace(recipes.resolve(recipes.small(), recipes.small(), settings), wikipedia=None, version="next")
+    run = build.Build(replace(recipe, common_crawl=replace(recipe.common_crawl, snapshot=OLD)), store)
+    with pytest.raises(StoreError, match=rf"{other.address} was published while a version over {made.address} was made"):
+        build.flow(build.make_corpus)(run, made)
+    assert store.published("corpora", "news", "next") is None
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", ["ingest", "dedup", "index", "indexes", "corpora", "changes", "event", "record"])
+def test_a_refresh_killed_anywhere_gives_the_same_version_when_it_is_run_again(prefect_server, tmp_path, crawl, moment):
+    from flows.refresh import common_crawl_monthly
+
+    warcs, host, settings = crawl
+    store, whole = Store(tmp_path / "store"), Store(tmp_path / "whole")
+    for place in (store, whole):
+        common_crawl_monthly(set=settings, store=place.url)
+    add_snapshot(host, NEW, warcs[:2])
+    killed = child(store, settings, moment)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    events = len(published_events(prefect_server, 0)) - (moment == "record")
+    for place in (store, whole):
+        assert common_crawl_monthly(set=settings, store=place.url) == f"corpora/news/{NEW}"
+        assert common_crawl_monthly(set=settings, store=place.url) == "nothing new"
+    twice = moment == "record"  # killed between the event and the record of it
+    assert len(published_events(prefect_server, events + 2 + twice)) == events + 2 + twice
+    assert content(store, STAGES) == content(whole, STAGES)
+    for kind in ("corpora", "indexes"):
+        assert [(v.address, v.fingerprint, v.parts, v.info) for v in store.versions(kind, "news")] == [
+            (v.address, v.fingerprint, v.parts, v.info) for v in whole.versions(kind, "news")
+        ]
+    assert store.read_json(f"corpora/news/{NEW}/changes.json") == whole.read_json(f"corpora/news/{NEW}/changes.json")
+
+
+STAGES = tuple(stage for stage in DATA_STAGES if stage not in ("tokenizer", "encode"))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_two_refreshes_and_a_takedown_at_once_are_one_after_the_other(prefect_server, tmp_path, crawl, sample):
+    from flows.refresh import common_crawl_monthly
+    from flows.takedown import withdraw
+
+    warcs, host, settings = crawl
+    settings |= {"wikipedia.base_url": str(sample / "wikimedia"), "wikipedia.wikis": ["enwiki"]}
+    store = Store(tmp_path / "store")
+    common_crawl_monthly(set=settings, store=store.url)
+    [first] = store.versions("corpora", "news")
+    url = rows_of(store, store.need(first.parts[0]))[0]["url"]
+    add_snapshot(host, NEW, warcs[:2])
+    running = [child(store, settings, flow=flow) for flow in ("common_crawl_monthly", "wikipedia_monthly", "common_crawl_monthly")]
+    while not (store.base / "locks" / "corpora.news.lock").exists() or all(
+        process.poll() is None and not latest(store) for process in running
+    ):
+        time.sleep(0.05)
+    receipt = withdraw("news", urls=[url], store=store.url)
+    said = sorted(process.communicate()[0].strip().splitlines()[-1] for process in running)
+    assert [process.returncode for process in running] == [0, 0, 0] and "nothing new" in said
+    last = store.versions("corpora", "news")[-1]
+    rows = [row for part in last.parts for row in rows_of(store, store.need(part))]
+    assert receipt["documents"] and url not in {row["url"] for row in rows}
+    assert {row["snapshot"].partition("-19")[0] for row in rows} >= {"CC-MAIN", "enwiki"}
+    assert {NEW} <= {row["snapshot"] for row in rows} and len({row["id"] for row in rows}) == len(rows)
+    assert [store.need(s).inputs["documents"] for s in store.versions("indexes", "news")[-1].parts] == list(last.parts)
+
+
+def latest(store: Store) -> bool:
+    """Whether anything was published after the first version."""
+    return len(store.versions("corpora", "news")) > 1
+
+
 def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(prefect_server, tmp_path, sample):
     from flows.refresh import common_crawl_monthly
 
@@ -34,6 +191,8 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
     host, store = tmp_path / "host", Store(tmp_path / "store")
     add_snapshot(host, OLD, warcs[:2])
     settings = {"common_crawl.base_url": str(host), "common_crawl.index_url": str(host), "name": "news", "engine.workers": 1}
+
+    already = len(published_events(prefect_server, 0))
 
     def refresh() -> str:
         return common_crawl_monthly(set=settings, store=store.url)
@@ -57,7 +216,12 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
     assert second.info["new"] == len(after)
     assert {row["snapshot"] for row in after} == {NEW}
     assert not {row["text_hash"] for row in before} & {row["text_hash"] for row in after}
-    events = published_events(prefect_server, 2)
+    events = published_events(prefect_server, already + 2)[already:]
+    found = store.read_json(f"{second.address}/changes.json")
+    assert (found["from"], found["to"]) == (first.address, second.address)
+    assert found["documents"] == {"before": len(before), "added": len(after), "removed": 0, "changed": 0, "after": len(before) + len(after)}
+    reasons = {row["reason"]: row["documents"] for row in found["rejected"] if row["stage"] == "dedup"}
+    assert reasons["duplicate_of_previous"] >= 10
     assert [event["resource"]["ingot.corpus.address"] for event in events] == [first.address, second.address]
     assert events[1]["resource"]["prefect.resource.id"] == "ingot.corpus.news"
     assert events[1]["payload"] == {"documents": len(before) + len(after), "new": len(after), "snapshots": [OLD, NEW]}

@@ -1,14 +1,21 @@
 """The report of a corpus: true to the books, safe with any text, whole in one file, the same for the same seed."""
 
 import re
+from html import unescape
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from chain import asked
+from corpora import document, publish, staged, words
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.errors import NotFoundError
 from tasks.corpus import overview
-from tasks.corpus.document import read_rows
-from tasks.corpus.manifest import Store
+from tasks.corpus.document import DUPLICATES, PartWriter, read_rows, write_table
+from tasks.corpus.manifest import Result, Stage, Store, run_stage
+from tasks.corpus.quality import Rule, rules_of
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +60,85 @@ def test_pairs_show_what_stays_beside_what_was_removed(store, page):
 
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(page):
     assert not re.search(r"<(script|link|img|iframe)|src=|@import|url\(", page)
-    tags = set(re.findall(r"</?([a-z]+\d?)", page))
+    tags = set(re.findall(r"</?([a-z]+\d?)[ >]", page))
     assert tags == {
         *("html", "meta", "title", "style", "main", "h1", "h2", "h3", "dl", "div", "dt", "dd", "table", "tr", "th", "td"),
-        *("small", "i", "b", "details", "summary", "blockquote", "cite", "p", "section"),
+        *("small", "i", "b", "details", "summary", "blockquote", "cite", "p", "section", "svg", "path", "figure", "figcaption", "span", "mark"),
     }  # fmt: skip
     assert overview._("<script>&\"'") == "&lt;script&gt;&amp;&quot;&#x27;"
+
+
+def test_the_tokens_of_the_corpus_stand_at_the_end_of_the_funnel(store, page):
+    [encoded] = [store.need(address) for address in store.addresses("encode")]
+    tokens = sum(encoded.info["tokens"].values())
+    assert f"<td>tokens<small>{encoded.address}</small></td><td></td><td>{tokens:,}</td>" in page
+    assert f"<dt>tokens</dt><dd>{tokens:,}</dd>" in page
+
+
+def test_every_signal_with_a_threshold_is_drawn_for_each_language_with_what_lies_outside(store, page):
+    [made] = [
+        m for m in overview.family(store, [store.need(p) for p in store.published("corpora", "tiny", "v1").parts]) if m.stage == "filter"
+    ]
+    rows = [row for prefix in ("documents-", "rejects-") for row in read_rows(overview.paths(store, made, prefix), ["language", "signals"])]
+    drawn = page.partition("What the rules measured")[2].partition("What is in it")[0]
+    for language in ("en", "zh"):
+        part = drawn.partition(f"<b>{language}</b>")[2].partition("</details>")[0]
+        for rule in rules_of(language):
+            values = [row["signals"][rule.signal] for row in rows if row["language"] == language and row["signals"]]
+            outside = sum(not rule.least <= value <= rule.most for value in values if value is not None)
+            told = re.search(rf"<figcaption>{rule.signal}<small>([^<]*) · ([\d,]+) outside", part)
+            assert told and (f"{rule.most:,.6g}" in told[1] or f"{rule.least:,.6g}" in told[1])
+            assert int(told[2]) >= outside and ("," in told[1] or int(told[2]) == outside)
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.lists(st.floats(0, 50), max_size=60), st.floats(0.1, 4))
+def test_a_histogram_has_a_bar_where_a_document_is_and_its_threshold_where_it_belongs(stayed, rejected, limit):
+    drawn = overview.histogram("x", [Rule("x", "x", most=limit)], np.array(stayed), np.array(rejected))
+    top = 1.05 * max(np.quantile([*stayed, *rejected], 0.995), limit)
+    for kind, values in (("kept", stayed), ("lost", rejected)):
+        bars = [float(at) for at in re.findall(r"M([\d.]+) ", re.search(rf'class="{kind}" d="([^"]*)"', drawn)[1])]
+        filled = {min(overview.BINS - 1, int(min(value, top) / top * overview.BINS)) for value in values}
+        assert len(bars) <= overview.BINS and abs(len(bars) - len(filled)) <= 1 and bool(bars) == bool(values)
+    mark = float(re.search(r'class="mark" d="M([\d.]+) 0v40"', drawn)[1])
+    assert abs(mark / 140 - limit / top) < 0.001
+    assert f"{sum(value > limit for value in [*stayed, *rejected]):,} outside" in drawn
+
+
+@given(st.text(max_size=600), st.text(max_size=600))
+def test_what_two_texts_do_not_share_is_marked_and_no_text_becomes_markup(one, other):
+    shown = overview._differing(one, other)
+    plain = [unescape(re.sub(r"</?mark>", "", text)) for text in shown]
+    for text, whole in zip(plain, (one, other), strict=True):
+        assert text.removeprefix("…") in whole or text in whole
+    left = [unescape(re.sub(r"<mark>.*?</mark>", "", text, flags=re.S)) for text in shown]
+    assert left[0] == left[1] and (one != other or "<mark>" not in shown[0] + shown[1])
+
+
+def test_a_version_over_another_shows_what_is_new_and_pairs_with_what_is_published(tmp_path):
+    store = Store(tmp_path / "store")
+    rows = [document(" ".join(words(60, seed=n)), n, "commoncrawl", url=f"https://a.org/{n}", language="en", words=60) for n in range(8)]
+    old = staged(store, "decontaminate", rows[:4])
+
+    def body(work):
+        with PartWriter(work.dir, 0, "dedup") as out:
+            for row in rows[5:]:
+                out.keep(row)
+            out.reject(rows[4] | {"text": rows[0]["text"] + " <b>more</b>"}, "duplicate_of_previous")
+        evidence = [{"id": rows[4]["id"], "kept_id": rows[0]["id"], "similarity": 0.93, "rule": "near"}]
+        files = [(f["path"], f["rows"]) for f in out.files]
+        files.append(
+            ("duplicates-00000.parquet", write_table(work.dir / "duplicates-00000.parquet", pa.Table.from_pylist(evidence, DUPLICATES)))
+        )
+        return Result(files, out.seen, out.kept, out.rejected)
+
+    new = run_stage(store, Stage("dedup", 1), "test", {}, {"previous-000": old}, body)
+    publish(store, "1", [old])
+    publish(store, "2", [old, new], "corpora/news/1")
+    page = overview.page(store, "corpora/news/2")
+    assert "<h2>Since corpora/news/1</h2>" in page and "<td>documents</td><td>4</td><td>3</td><td>0</td><td>7</td>" in page
+    assert old.address not in page.partition("From records to tokens")[2].partition("</table>")[0]
+    assert "<cite>stays · https://a.org/0</cite>" in page and "<mark> &lt;b&gt;more&lt;/b&gt;</mark>" in page
+    assert "Since" not in overview.page(store, "corpora/news/1")
 
 
 def test_the_seed_decides_the_samples(store, page):

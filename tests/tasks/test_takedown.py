@@ -47,7 +47,7 @@ def test_where_nothing_is_named_nothing_is_made(store):
 
 def test_a_text_that_was_taken_down_does_not_come_back_at_another_address(store):
     source = output_of(store, "decontaminate", [PAGES])
-    takedown.ask(store, "news", Tombstones(urls=(PAGES[0]["url"],)), "", [source])
+    takedown.ask(store, "news", Tombstones(urls=(PAGES[0]["url"],)), "", [source], "corpora/news/1")
     copy, other = page(90, "https://else.org/", PAGES[0]["text"].upper()), page(91, "https://else.org/2")
     later = output_of(store, "later", [[copy, other]])
     made = takedown.run(store, "news", takedown.tombstones(store, "news"), {"documents": later})
@@ -57,7 +57,7 @@ def test_a_text_that_was_taken_down_does_not_come_back_at_another_address(store)
 def test_asking_twice_is_asking_once_and_all_that_was_asked_holds(store):
     source = output_of(store, "decontaminate", [PAGES])
     first, again, other = (
-        takedown.ask(store, "news", Tombstones(**{kind: (name,)}), "letter", [source])
+        takedown.ask(store, "news", Tombstones(**{kind: (name,)}), "letter", [source], "corpora/news/1")
         for kind, name in (("domains", "b.org"), ("domains", "b.org"), ("ids", PAGES[5]["id"]))
     )
     assert first == again != other
