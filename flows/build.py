@@ -18,6 +18,7 @@ from flows.recipes import Recipe
 from model.config import fingerprint, identity
 from model.errors import ConfigError
 from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, registry, takedown, train
+from tasks.corpus import selection
 from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
@@ -190,7 +191,7 @@ def drop_raw(build: Build) -> None:
             used.setdefault(row["origin_file"], []).append((row["origin_offset"], row["origin_length"]))
     for manifest in build.manifests:
         if manifest.stage == "ingest" and manifest.info["role"] == "source":
-            build.store.drop(manifest, used)
+            build.store.drop(manifest, used | selection.used_in(build.store, manifest, used))
 
 
 def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from pydantic import Field
 
 from model.config import STRICT
 from model.errors import InputError
-from tasks.corpus import files, page, wikipedia, wikitext
+from tasks.corpus import files, page, selection, wikipedia, wikitext
 from tasks.corpus.document import PartWriter, new_document, origin_row
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.guard import DeadError, Guard, SlowError
-from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
+from tasks.corpus.manifest import File, Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.textnorm import script
 from tasks.corpus.warc import Record, records
 
@@ -60,7 +60,7 @@ def run(
     """Extract all raw files of the ingest manifests in `inputs` (roles commoncrawl, wikipedia, files; those present). `info`: records by WARC type."""
 
     def body(work: Work) -> Result:
-        items = [_item(store, inputs[role], place) for role in ROLES if role in inputs for place in range(len(inputs[role].files))]
+        items = [_item(store, inputs[role], file) for role in ROLES if role in inputs for file in raw_files(inputs[role])]
         summaries = run_ranks(work, "tasks.corpus.extract:extract_rank", config, items, engine)
         kinds: Counter[str] = Counter()
         for summary in summaries:
@@ -70,8 +70,15 @@ def run(
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
 
-def _item(store: Store, manifest: Manifest, place: int) -> dict[str, Any]:
-    file = manifest.files[place]
+def raw_files(manifest: Manifest) -> list[File]:
+    """The files of an ingest that hold records; the origins of a pack lie beside it."""
+    return [file for file in manifest.files if not file.path.endswith(selection.ORIGINS)]
+
+
+def _item(store: Store, manifest: Manifest, file: File) -> dict[str, Any]:
+    for beside in manifest.files:
+        if beside.path == file.path + selection.ORIGINS:
+            store.path(manifest, beside)
     source = manifest.info["source"]
     snapshot = "-".join(Path(file.path).parts[:2]) if source == "wikipedia" else manifest.info["snapshot"]
     return {
@@ -107,7 +114,6 @@ class Sink:
         self.limits = page.Limits(config.max_depth, config.max_nodes, config.min_chars)
         self.kinds: Counter[str] = Counter()
         self.reproducible = True
-        self._origin = (item["source"], item["snapshot"], item["origin_file"])
 
     def convert(self, kind: str, data: bytes | str, detail: str) -> dict[str, Any]:
         """`_convert` in the guarded process; a page that ends it is a reason too."""
@@ -129,13 +135,13 @@ class Sink:
         text = page.clean(text)
         return {"text": text, "title": title} if len(text) >= self.config.min_chars else {"reason": "no_main_text", "value": len(text)}
 
-    def put(self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", **more: Any) -> None:
-        """Keep or reject one record by its answer. `place`: byte offset, page, row."""
+    def put(self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", file: str = "", **more: Any) -> None:
+        """Keep or reject one record by its answer. `place`: byte offset, page, row; `file`: where it came from, if not from the item's own file."""
         url = sound_url(url)
+        source, snapshot, origin_file = self.item["source"], self.item["snapshot"], file or self.item["origin_file"]
         if "reason" in answer:
-            self.out.reject(origin_row(*self._origin, place, length, url), answer["reason"], answer["value"])
+            self.out.reject(origin_row(source, snapshot, origin_file, place, length, url), answer["reason"], answer["value"])
             return
-        source, snapshot, origin_file = self._origin
         facts = {"url": url, "title": page.clean(answer["title"]), "license": self.item["license"], "origin_length": length} | more
         self.out.keep(new_document(answer["text"], source=source, snapshot=snapshot, origin_file=origin_file, place=place, **facts))
 
@@ -153,7 +159,9 @@ def sound_url(url: str) -> str:
 
 
 def _warc(sink: Sink) -> None:
-    for record in records(Path(sink.item["path"]), sink.config.max_bytes):
+    path, cap = Path(sink.item["path"]), sink.config.max_bytes
+    found = selection.packed(path, cap) if selection.is_pack(path.name) else (("", record) for record in records(path, cap))
+    for file, record in found:
         sink.kinds[record.kind] += 1
         if record.problem or record.kind in ("response", "resource", "conversion"):
             sink.put(
@@ -161,6 +169,7 @@ def _warc(sink: Sink) -> None:
                 record.offset,
                 length=record.length,
                 url=record.url,
+                file=file,
                 date=page.clean(record.headers.get("warc-date", "")),
             )
 
