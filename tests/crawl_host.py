@@ -82,11 +82,12 @@ def add_indexes(
 ) -> None:
     """The CDX index and the columnar index of a snapshot: of its pages, or of these rows."""
     rows = sorted(pages(root, name) if rows is None else rows, key=lambda row: (row["surt"].encode(), row["date"]))
-    _cdx(root, name, rows, block, shards)
-    _table(root, name, rows, parts)
+    write_cdx(root, name, rows, block, shards)
+    write_table(root, name, rows, parts)
 
 
-def _cdx(root: Path, name: str, rows: Sequence[dict[str, Any]], block: int, shards: int) -> None:
+def write_cdx(root: Path, name: str, rows: Sequence[dict[str, Any]], block: int, shards: int) -> None:
+    """The CDX index of sorted rows: blocks of so many lines, cluster.idx, and the listing."""
     folder = f"cc-index/collections/{name}/indexes"
     (root / folder).mkdir(parents=True, exist_ok=True)
     cluster, listed, each = [], [], -(-len(rows) // shards) or 1
@@ -114,7 +115,8 @@ def cdxj(row: dict[str, Any]) -> str:
     return f"{row['surt']} {re.sub('[^0-9]', '', row['date'])} {json.dumps(told)}"
 
 
-def _table(root: Path, name: str, rows: Sequence[dict[str, Any]], parts: int) -> None:
+def write_table(root: Path, name: str, rows: Sequence[dict[str, Any]], parts: int) -> None:
+    """The columnar index of sorted rows, with the columns of the real one that we know of."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -117,6 +117,10 @@ def cdx(net: Fetcher, base_url: str, snapshot: str, select: SelectConfig, files:
         url = join(base_url, f"{cluster.rpartition('/')[0]}/{shard}")
         packed = net.read_range(url, start, size)
         found.bytes += len(packed)
+        if len(packed) < size:
+            raise InputError(
+                f"{url} has no bytes from {start:,} to {start + size:,}, where cluster.idx says that blocks are. Take another mirror."
+            )
         for line in unpack(packed, UNPACKED, url).splitlines():
             if any(low <= line < high for low, high in bounds):
                 _take(line, wants, files, found)
@@ -134,7 +138,7 @@ def _take(line: bytes, wants: Any, files: Collection[str], found: Found) -> None
             told["filename"], int(told["offset"]), int(told["length"]), told["url"], day,
             told.get("languages") or "", told.get("mime-detected") or told.get("mime") or "", int(status) if status.isdigit() else None,
         )  # fmt: skip
-        if place.offset < 0 or place.length <= 0 or not isinstance(place.url, str):
+        if place.offset < 0 or place.length <= 0 or not (isinstance(place.url, str) and isinstance(place.file, str)):
             raise ValueError(line)
     except (ValueError, KeyError, TypeError, AttributeError):
         found.broken += 1
