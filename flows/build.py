@@ -19,7 +19,7 @@ from model.config import fingerprint, identity
 from model.errors import ConfigError, StoreError
 from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, quality_model, registry, takedown, train
 from tasks.card import lineage
-from tasks.corpus import overview
+from tasks.corpus import overview, selection
 from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
@@ -220,7 +220,7 @@ def drop_raw(store: Store, keep: str, corpus: Publication) -> None:
             used.setdefault(row["origin_file"], []).append((row["origin_offset"], row["origin_length"]))
     for manifest in ancestors(store, [clean]):
         if manifest.stage == "ingest" and manifest.info["role"] == "source":
-            store.drop(manifest, used)
+            store.drop(manifest, used | selection.used_in(store, manifest, used))
 
 
 def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:

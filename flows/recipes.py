@@ -112,7 +112,9 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         version="v1",
-        common_crawl=CommonCrawlConfig("CC-MAIN-1970-01", 3, GIB, str(SAMPLES / "commoncrawl"), str(SAMPLES / "commoncrawl")),
+        common_crawl=CommonCrawlConfig(
+            "CC-MAIN-1970-01", 3, GIB, str(SAMPLES / "commoncrawl"), str(SAMPLES / "commoncrawl"), format="warc", select=None
+        ),
         wikipedia=WikipediaConfig(("enwiki", "zhwiki"), "19700101", 1, GIB, str(SAMPLES / "wikimedia")),
         files=FilesConfig(("files",), "CC0-1.0", "sample-files", "source", str(SAMPLES)),
         download=DownloadConfig(0, 5.0, 5, 30.0, ""),
@@ -159,7 +161,7 @@ def small() -> Recipe:
         d,
         name="small",
         version="CC-MAIN-2026-40",
-        common_crawl=CommonCrawlConfig("CC-MAIN-2026-40", 4, 8 * GIB, COMMON_CRAWL, COMMON_CRAWL_INDEX),
+        common_crawl=CommonCrawlConfig("CC-MAIN-2026-40", 4, 8 * GIB, COMMON_CRAWL, COMMON_CRAWL_INDEX, format="warc", select=None),
         wikipedia=WikipediaConfig(("enwiki", "zhwiki"), "20261001", 2, 4 * GIB, WIKIMEDIA),
         files=None,
         download=DownloadConfig(20 << 20, 2.0, 8, 60.0, ""),
@@ -182,7 +184,7 @@ def base() -> Recipe:
     return replace(
         s,
         name="base",
-        common_crawl=CommonCrawlConfig("CC-MAIN-2026-40", 40, 60 * GIB, COMMON_CRAWL, COMMON_CRAWL_INDEX),
+        common_crawl=CommonCrawlConfig("CC-MAIN-2026-40", 40, 60 * GIB, COMMON_CRAWL, COMMON_CRAWL_INDEX, format="warc", select=None),
         wikipedia=WikipediaConfig(("enwiki", "zhwiki"), "20261001", 64, 60 * GIB, WIKIMEDIA),
         model=qwen3(width=768, layers=12, heads=12, kv_heads=6, ffn_width=3072, context=2048),
         pretrain=train(

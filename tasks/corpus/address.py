@@ -55,7 +55,7 @@ class Hosts:
         """Open an address. NotFoundError (404, 410, no such file), InputError (refused), NetworkError (busy, reset, time-out, stalled)."""
         path = local_path(url)
         if path is not None:
-            with _open_local(path) as answer:
+            with _open_local(path, headers.get("Range", "")) as answer:
                 yield answer
             return
         import httpx
@@ -114,7 +114,7 @@ def _check_status(url: str, response: "httpx.Response") -> None:
 
 
 @contextmanager
-def _open_local(path: Path) -> Iterator[Answer]:
+def _open_local(path: Path, asked: str) -> Iterator[Answer]:
     try:
         handle = open(path, "rb")  # noqa: SIM115 - closed below; a caller's own missing file must not be taken for this one
     except (FileNotFoundError, NotADirectoryError):
@@ -122,7 +122,12 @@ def _open_local(path: Path) -> Iterator[Answer]:
     except (IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path} cannot be read ({error.strerror}). Check the base URL or the paths of the recipe.") from None
     with handle:
-        yield Answer(0, os.fstat(handle.fileno()).st_size, "", iter(lambda: handle.read(1 << 20), b""))
+        size = os.fstat(handle.fileno()).st_size
+        ends = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+        start, end = (int(ends[1]), min(int(ends[2]) + 1, size)) if ends else (0, size)
+        handle.seek(start)
+        chunks = iter(lambda: handle.read(max(0, min(1 << 20, end - handle.tell()))), b"")
+        yield Answer(start, size, "", chunks) if start <= end else Answer(-1, size, "", iter(()))
 
 
 def local_path(url: str) -> Path | None:

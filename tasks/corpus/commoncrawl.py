@@ -1,4 +1,4 @@
-"""Common Crawl: WARC files of one snapshot. collinfo.json → warc.paths.gz → crawl-data/<snapshot>/…/*.warc.gz, as the hosts name them.
+"""Common Crawl: WARC or WET files of one snapshot, or single records of them. collinfo.json → warc.paths.gz → crawl-data/<snapshot>/…/*.warc.gz.
 
     manifest = run(store, "small", config, download)          # raw files in the store, files named as on the host
     newest = latest(config, download)                         # "CC-MAIN-2026-44", for refresh
@@ -11,15 +11,17 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from model.config import STRICT, resource
-from model.errors import ConfigError, InputError, NotFoundError
+from model.errors import ConfigError, EmptyError, InputError, NotFoundError
+from tasks.corpus import cdx
 from tasks.corpus.download import DownloadConfig, Fetcher, Request, Wanted, ingest, join, safe_path
 from tasks.corpus.manifest import Manifest, Progress, Store
+from tasks.corpus.selection import SelectConfig, pack, sift, span_bytes, spans
 
 LICENSE = "Common Crawl terms of use"
 
@@ -33,13 +35,26 @@ class CommonCrawlConfig:
     snapshot: Annotated[str, Field(pattern=r"^(latest|CC-MAIN-\d{4}(-\d{2}|-\d{4})?)$")]
     """`CC-MAIN-YYYY-WW`, or `latest`: the newest that the index lists."""
     files: Annotated[int, Field(ge=1)]
-    """Most WARC files (about 1 GB each), drawn evenly from the snapshot."""
+    """Most WARC files (about 1 GB each) or WET files (about 100 MB), drawn evenly from the snapshot; with select, the files from which records are taken
+    (a snapshot has some 90,000)."""
     byte_budget: Annotated[int, Field(ge=1)]
-    """Most bytes; the draw ends at the first file that would exceed it."""
+    """Most bytes; the draw ends at the first file, or selected record, that would exceed it."""
     base_url: str = resource()
     """Host of the files: https://data.commoncrawl.org, a mirror, or a local folder."""
     index_url: str = resource()
     """Host of collinfo.json: https://index.commoncrawl.org, a mirror, or a local folder."""
+    format: Literal["warc", "wet"] = field(kw_only=True)
+    """warc: pages as the crawler got them, from which we take the main text; wet: the plain text of whole pages, made by Common Crawl."""
+    select: SelectConfig | None = field(kw_only=True)
+    """Single records: of WARC files fetched one by one by range requests, of WET files while reading. null takes whole files."""
+
+    def __post_init__(self) -> None:
+        if self.select is None:
+            return
+        if self.format == "wet" and (self.select.mime or self.select.statuses):
+            raise ValueError("select.mime and select.statuses are not known for WET files; leave them empty, or take format=warc")
+        if self.format == "warc" and self.select.index == "cdx" and not cdx.keys(self.select):
+            raise ValueError(cdx.UNBOUNDED)
 
 
 def run(
@@ -51,7 +66,7 @@ def run(
     rebuild: bool = False,
     whole: bool = False,
 ) -> Manifest:
-    """Resolve and fetch. `info`: source, role, snapshot, license, left_out."""
+    """Resolve and fetch. `info`: source, role, snapshot, license, left_out; of selected records also index and ranges: bytes read, asked for and used."""
     return ingest(store, recipe, resolve(config, download), download, progress, rebuild, whole)
 
 
@@ -62,11 +77,13 @@ def latest(config: CommonCrawlConfig, download: DownloadConfig) -> str:
 
 
 def resolve(config: CommonCrawlConfig, download: DownloadConfig) -> Request:
-    """The exact snapshot and files. NotFoundError names the nearest snapshots where this one does not exist."""
+    """The exact snapshot and files or records. NotFoundError names the nearest snapshots where this one does not exist."""
     with Fetcher(download) as net:
         snapshot = _snapshots(config, net)[0] if config.snapshot == "latest" else config.snapshot
         listed = _paths(config, net, snapshot)
         drawn = sorted(listed, key=lambda path: hashlib.sha256(path.encode()).digest())[: config.files]
+        if config.select is not None and config.format == "warc":
+            return _records(config, config.select, net, snapshot, listed, drawn)
         sizes: dict[str, int] = {}
         for path in drawn:
             size = net.size(join(config.base_url, path))
@@ -77,9 +94,42 @@ def resolve(config: CommonCrawlConfig, download: DownloadConfig) -> Request:
                     )
                 break
             sizes[path] = size
-    wanted = tuple(Wanted(path, "", join(config.base_url, path), sizes[path]) for path in listed if path in sizes)
+    taken = [path for path in listed if path in sizes]
     left_out = [{"path": path, "reason": "byte_budget"} for path in drawn if path not in sizes]
-    return Request("commoncrawl", "source", snapshot, LICENSE, wanted, {"left_out": left_out})
+    if config.select is None:
+        wanted = [Wanted(path, "", join(config.base_url, path), sizes[path]) for path in taken]
+    else:
+        wanted = [sift(number, path, join(config.base_url, path), sizes[path], config.select) for number, path in enumerate(taken)]
+    return Request("commoncrawl", "source", snapshot, LICENSE, tuple(wanted), {"left_out": left_out})
+
+
+def _records(config: CommonCrawlConfig, select: SelectConfig, net: Fetcher, snapshot: str, listed: list[str], drawn: list[str]) -> Request:
+    """Single records of the drawn files: those of the first drawn file first, until the budget is spent; then in order of file and offset."""
+    look = cdx.cdx if select.index == "cdx" else cdx.table
+    found = look(net, config.base_url, snapshot, select, frozenset(drawn))
+    rank = {path: number for number, path in enumerate(drawn)}
+    every = sorted(found.places.values(), key=lambda place: (rank[place.file], place.offset))
+    size, taken = 0, []
+    for place in every:
+        size += place.size
+        if size > config.byte_budget:
+            break
+        taken.append(place)
+    if not taken:
+        why = f"the first of {len(every):,} has {every[0].length:,} bytes, more than byte_budget" if every else "none matches"
+        raise EmptyError(
+            f"{snapshot}: no record is selected in {len(drawn):,} of {len(listed):,} WARC files ({why}). Raise files, or widen select."
+        )
+    place_of = {path: number for number, path in enumerate(listed)}
+    taken.sort(key=lambda place: (place_of[place.file], place.offset))
+    asked = [size for part in spans(taken, select.gap) if (size := span_bytes(part))]
+    left = len(every) - len(taken)
+    info = {
+        "left_out": [{"path": f"{left:,} records", "reason": "byte_budget"}] if left else [],
+        "index": {"read": found.bytes, "broken_lines": found.broken, "records": len(every)},
+        "ranges": {"requests": len(asked), "asked": sum(asked), "used": sum(place.size for place in taken)},
+    }
+    return Request("commoncrawl", "source", snapshot, LICENSE, pack(taken, config.base_url, select.gap), info)
 
 
 def _snapshots(config: CommonCrawlConfig, net: Fetcher) -> list[str]:
@@ -96,8 +146,8 @@ def _snapshots(config: CommonCrawlConfig, net: Fetcher) -> list[str]:
 
 
 def _paths(config: CommonCrawlConfig, net: Fetcher, snapshot: str) -> list[str]:
-    """Paths of all WARC files of a snapshot, in the host's order."""
-    url = join(config.base_url, f"crawl-data/{snapshot}/warc.paths.gz")
+    """Paths of all WARC or WET files of a snapshot, in the host's order."""
+    url = join(config.base_url, f"crawl-data/{snapshot}/{config.format}.paths.gz")
     try:
         lines = net.read_small(url).decode("utf-8", "replace").split()
     except NotFoundError as error:

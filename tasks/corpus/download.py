@@ -3,6 +3,7 @@
     with Fetcher(config) as net:
         net.read_small("https://index.commoncrawl.org/collinfo.json")       # bytes, in memory, bounded
         net.size(url)                                                       # bytes, without the body
+        net.read_range(url, 406, 17_455)                                    # some of its bytes
         net.fetch(url, folder / "x.warc.gz", expect_bytes=…, digest="sha1:…")
 
 While a file is under way its beginning lies in NAME.part, and NAME.part.json says of what; NAME appears by one rename after length and digest are right.
@@ -16,9 +17,11 @@ import random
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -68,6 +71,17 @@ class Wanted:
     url: str = resource()
     size: int = resource()
     """Bytes."""
+    get: "Callable[[Fetcher, Path, Callable[[int], None]], Got] | None" = resource(default=None)
+    """How it comes to be in a folder where it is not that URL as it stands; None: it is."""
+
+
+@dataclass(frozen=True)
+class Got:
+    """What one wanted file became: files (path in the folder, sha256) and their books."""
+
+    files: list[tuple[str, str]]
+    seen: int
+    rejected: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,8 @@ def ingest(store: Store, recipe: str, request: Request, config: DownloadConfig, 
         raise EmptyError(f"{request.source} {request.snapshot}: no file is left to fetch. Raise files or byte_budget, or name other paths.")
 
     def body(work: Work) -> Result:
-        total, before, sums = request.bytes, 0, []
+        total, before = request.bytes, 0
+        every: list[Got] = []
         held = (p.stat().st_size for p in work.dir.rglob("*") if p.is_file())
         check_space(store, max(0, total - sum(held)))
         with Fetcher(config) as net:
@@ -107,15 +122,21 @@ def ingest(store: Store, recipe: str, request: Request, config: DownloadConfig, 
                 def tell(have: int, base: int = base) -> None:
                     work.progress(base + have, total, "bytes")
 
-                got = net.fetch(wanted.url, work.dir / wanted.path, expect_bytes=wanted.size, digest=wanted.digest, progress=tell)
-                before += got.bytes
-                sums.append((wanted.path, got.sha256))
+                every.append((wanted.get or partial(_whole, wanted))(net, work.dir, tell))
+                before += wanted.size
         facts = {"source": request.source, "snapshot": request.snapshot, "license": request.license}
-        count = len(request.files)
+        sums = [file for got in every for file in got.files]
+        seen, rejected = sum(got.seen for got in every), sum((Counter(got.rejected) for got in every), Counter())
         content = fingerprint(facts | {"files": sorted(sums)})
-        return Result([(f.path, None) for f in request.files], count, count, {}, facts | {"role": request.role} | request.info, content)
+        info = facts | {"role": request.role} | request.info
+        return Result([(path, None) for path, _ in sums], seen, seen - rejected.total(), rejected, info, content)
 
     return run_stage(store, STAGE, recipe, request, {}, body, progress, rebuild=rebuild, whole=whole)
+
+
+def _whole(wanted: Wanted, net: "Fetcher", folder: Path, progress: Callable[[int], None]) -> Got:
+    got = net.fetch(wanted.url, folder / wanted.path, expect_bytes=wanted.size, digest=wanted.digest, progress=progress)
+    return Got([(wanted.path, got.sha256)], 1, {})
 
 
 @dataclass(frozen=True)
@@ -170,7 +191,28 @@ class Fetcher:
                 return bytes(found)
 
         raw = self._retry(url, read)
-        return _unpack(raw, limit, url) if raw[:2] == b"\x1f\x8b" else raw
+        return unpack(raw, limit, url) if raw[:2] == b"\x1f\x8b" else raw
+
+    def read_range(self, url: str, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of a file, in memory; fewer where it ends before. InputError where the host knows no ranges."""
+
+        def read() -> bytes:
+            with self._open(url, headers={"Range": f"bytes={start}-{start + length - 1}"}) as source:
+                if source.start < 0:
+                    return b""
+                if source.start != start:
+                    raise InputError(f"{url}: the host sends the whole file where bytes from {start:,} on were asked. Use another mirror.")
+                found = bytearray()
+                for chunk in source.chunks:
+                    self._bytes.take(len(chunk))
+                    found += chunk
+                    if len(found) >= length:  # a host that knows no ranges, asked for its first bytes
+                        break
+            if source.total is not None and len(found) < min(length, source.total - start):
+                raise NetworkError(f"{url} ended after {len(found):,} of {length:,} bytes from {start:,} on")
+            return bytes(found[:length])
+
+        return self._retry(url, read)
 
     def size(self, url: str) -> int:
         """Bytes of a file, by HEAD. InputError where the host does not say."""
@@ -338,7 +380,7 @@ def safe_path(path: str) -> bool:
     return re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", path) is not None and not {".", "..", "_work"} & set(path.split("/"))
 
 
-def _unpack(raw: bytes, limit: int, url: str) -> bytes:
+def unpack(raw: bytes, limit: int, url: str) -> bytes:
     """Gunzip, all members, into at most `limit` bytes."""
     found = bytearray()
     while raw:

@@ -17,12 +17,12 @@ from pydantic import Field
 
 from model.config import STRICT
 from model.errors import InputError
-from tasks.corpus import files, page, wikipedia, wikitext
+from tasks.corpus import files, page, selection, wikipedia, wikitext
 from tasks.corpus.about import canonical_url, not_after
 from tasks.corpus.document import PartWriter, new_document, origin_row
 from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.guard import DeadError, Guard, SlowError
-from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
+from tasks.corpus.manifest import File, Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.textnorm import script
 from tasks.corpus.warc import Record, records
 
@@ -61,7 +61,7 @@ def run(
     """Extract all raw files of the ingest manifests in `inputs` (roles commoncrawl, wikipedia, files; those present). `info`: records by WARC type."""
 
     def body(work: Work) -> Result:
-        items = [_item(store, inputs[role], place) for role in ROLES if role in inputs for place in range(len(inputs[role].files))]
+        items = [_item(store, inputs[role], file) for role in ROLES if role in inputs for file in raw_files(inputs[role])]
         summaries = run_ranks(work, "tasks.corpus.extract:extract_rank", config, items, engine)
         kinds: Counter[str] = Counter()
         for summary in summaries:
@@ -71,8 +71,15 @@ def run(
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
 
-def _item(store: Store, manifest: Manifest, place: int) -> dict[str, Any]:
-    file = manifest.files[place]
+def raw_files(manifest: Manifest) -> list[File]:
+    """The files of an ingest that hold records; the origins of a pack lie beside it."""
+    return [file for file in manifest.files if not file.path.endswith(selection.ORIGINS)]
+
+
+def _item(store: Store, manifest: Manifest, file: File) -> dict[str, Any]:
+    for beside in manifest.files:
+        if beside.path == file.path + selection.ORIGINS:
+            store.path(manifest, beside)
     source = manifest.info["source"]
     snapshot = "-".join(Path(file.path).parts[:2]) if source == "wikipedia" else manifest.info["snapshot"]
     return {
@@ -108,7 +115,6 @@ class Sink:
         self.limits = page.Limits(config.max_depth, config.max_nodes, config.min_chars)
         self.kinds: Counter[str] = Counter()
         self.reproducible = True
-        self._origin = (item["source"], item["snapshot"], item["origin_file"])
 
     def convert(self, kind: str, data: bytes | str, detail: str) -> dict[str, Any]:
         """`_convert` in the guarded process; a page that ends it is a reason too."""
@@ -130,13 +136,16 @@ class Sink:
         text = page.clean(text)
         return {"text": text, "title": title} if len(text) >= self.config.min_chars else {"reason": "no_main_text", "value": len(text)}
 
-    def put(self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", date: str = "", **more: Any) -> None:
-        """Keep or reject one record by its answer. `place`: byte offset, page, row. `date`: of the record."""
+    def put(
+        self, answer: dict[str, Any], place: int, *, length: int = -1, url: str = "", file: str = "", date: str = "", **more: Any
+    ) -> None:
+        """Keep or reject one record by its answer. `place`: byte offset, page, row; `file`: where it came from, if not from the item's own file;
+        `date`: of the record."""
         url = sound_url(url)
+        source, snapshot, origin_file = self.item["source"], self.item["snapshot"], file or self.item["origin_file"]
         if "reason" in answer:
-            self.out.reject(origin_row(*self._origin, place, length, url), answer["reason"], answer["value"])
+            self.out.reject(origin_row(source, snapshot, origin_file, place, length, url), answer["reason"], answer["value"])
             return
-        source, snapshot, origin_file = self._origin
         facts = {
             "url": url, "title": page.clean(answer["title"]), "license": self.item["license"], "origin_length": length, "date": date,
             "published": not_after(answer.get("published", ""), date), "canonical_url": sound_url(canonical_url(answer.get("canonical", ""), url)),
@@ -157,7 +166,9 @@ def sound_url(url: str) -> str:
 
 
 def _warc(sink: Sink) -> None:
-    for record in records(Path(sink.item["path"]), sink.config.max_bytes):
+    path, cap = Path(sink.item["path"]), sink.config.max_bytes
+    found = selection.packed(path, cap) if selection.is_pack(path.name) else (("", record) for record in records(path, cap))
+    for file, record in found:
         sink.kinds[record.kind] += 1
         if record.problem or record.kind in ("response", "resource", "conversion"):
             sink.put(
@@ -165,6 +176,7 @@ def _warc(sink: Sink) -> None:
                 record.offset,
                 length=record.length,
                 url=record.url,
+                file=file,
                 date=page.clean(record.headers.get("warc-date", "")),
             )
 

@@ -61,7 +61,7 @@ def records(path: Path, cap: int) -> Iterator[Record]:
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         if raw[:3] == GZIP:
-            yield from _compressed(raw, cap)
+            yield from compressed(raw, cap)
         elif raw[:11] == b"filedesc://":
             yield Record(0, len(raw), problem="arc_file", value="ARC files are not read; convert with warcio recompress")
         else:
@@ -69,7 +69,8 @@ def records(path: Path, cap: int) -> Iterator[Record]:
                 yield parse(raw[start : min(end, start + cap + HEAD)], start, end - start, cap, end - start, problem)
 
 
-def _compressed(raw: mmap.mmap, cap: int) -> Iterator[Record]:
+def compressed(raw: bytes | mmap.mmap, cap: int) -> Iterator[Record]:
+    """As `records`, of gzip members in memory."""
     offset = 0
     while offset < len(raw):
         if raw[offset : offset + 3] != GZIP:
@@ -114,7 +115,7 @@ def _compressed(raw: mmap.mmap, cap: int) -> Iterator[Record]:
         offset = end
 
 
-def _begins(raw: mmap.mmap, offset: int) -> bool:
+def _begins(raw: bytes | mmap.mmap, offset: int) -> bool:
     """Whether a gzip member that begins a WARC record starts here (three bytes of magic turn up in compressed data by chance)."""
     try:
         return zlib.decompressobj(31).decompress(raw[offset : offset + 512], 5) == b"WARC/"
@@ -122,7 +123,7 @@ def _begins(raw: mmap.mmap, offset: int) -> bool:
         return False
 
 
-def member(raw: mmap.mmap, offset: int, cap: int) -> tuple[bytes, int, int, str]:
+def member(raw: bytes | mmap.mmap, offset: int, cap: int) -> tuple[bytes, int, int, str]:
     """One gzip member: (its first `cap` bytes decompressed, where it ends in the file, its full decompressed size, problem or '')."""
     inflate = zlib.decompressobj(31)
     kept: list[bytes] = []

@@ -21,7 +21,18 @@ PATHS = [f"crawl-data/CC-MAIN-2026-40/segments/17{n:09d}.1/warc/CC-MAIN-2026-{n:
 
 def config(base, **more):
     return CommonCrawlConfig(
-        **({"snapshot": "CC-MAIN-2026-40", "files": 3, "byte_budget": 1 << 30, "base_url": base, "index_url": base} | more)
+        **(
+            {
+                "snapshot": "CC-MAIN-2026-40",
+                "files": 3,
+                "byte_budget": 1 << 30,
+                "base_url": base,
+                "index_url": base,
+                "format": "warc",
+                "select": None,
+            }
+            | more
+        )
     )
 
 

@@ -30,7 +30,7 @@ def test_both_snapshots_come_whole_and_latest_is_the_second(mirror, store):
     base = f"{mirror.url}/commoncrawl"
     counts = json.loads((mirror.folder / "planted.json").read_text())["responses"]
     for name, snapshot in (("CC-MAIN-2026-40",) * 2, ("latest", "CC-MAIN-2026-44")):
-        made = commoncrawl.run(store, "t", CommonCrawlConfig(name, 100, 1 << 30, base, base), DOWNLOAD)
+        made = commoncrawl.run(store, "t", CommonCrawlConfig(name, 100, 1 << 30, base, base, format="warc", select=None), DOWNLOAD)
         assert made.info["snapshot"] == snapshot and made.kept == -(-counts[snapshot] // 100)
         assert all(store.path(made, f).read_bytes() == (mirror.folder / "commoncrawl" / f.path).read_bytes() for f in made.files)
 
