@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ FAILED = 3
 
 def launch(control: int) -> None:
     """Serve requests ({"scratch", "module", "rank", "variables"}, with the slot's socket) until the other side is gone, or no slot ran for IDLE seconds."""
+    sys.meta_path.insert(0, NoPandas())
     asked = socket.socket(fileno=control)
     slots: dict[int, tuple[int, socket.socket]] = {}
     while True:
@@ -81,6 +83,14 @@ def launch(control: int) -> None:
                 os._exit(_slot(Path(request["scratch"]), request["rank"], channel))
             slots[os.pidfd_open(pid)] = (pid, channel)
             _say(channel, str(pid))
+
+
+class NoPandas(MetaPathFinder):
+    """No rank uses pandas; pyarrow would import it, half a second in every slot, to ask whether a list is one of its series."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 def _say(channel: socket.socket, words: str) -> None:
