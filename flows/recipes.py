@@ -18,7 +18,7 @@ from tasks.corpus.contamination import DecontaminateConfig
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.download import DownloadConfig
 from tasks.corpus.encode import EncodeConfig
-from tasks.corpus.engine import EngineConfig
+from tasks.corpus.engine import EngineConfig, local
 from tasks.corpus.extract import ExtractConfig
 from tasks.corpus.files import FilesConfig
 from tasks.corpus.quality import FilterConfig
@@ -134,7 +134,7 @@ def demo() -> Recipe:
         finetune=train(400, 8, 128, 2e-3, 20, precision="bf16", ranks=2, micro_batch=4, weight_decay=0.0),
         evaluate=EvaluateConfig(("What is a lighthouse?", "What is paper made of?", "什么是灯塔？"), 64, 32),
         register=RegistryConfig("ingot-demo", "bits_per_byte", 0.0, "", "ingot"),
-        engine=EngineConfig(2, 300.0, "local"),
+        engine=local(2, 300.0),
         keep_raw="all",
     )
 
@@ -173,7 +173,7 @@ def small() -> Recipe:
         ),
         finetune=train(300, 32, 512, 3e-4, 20, precision="bf16", micro_batch=8, weight_decay=0.0),
         register=replace(d.register, model="ingot-small"),
-        engine=EngineConfig(2, 900.0, "local"),
+        engine=local(2, 900.0),
         keep_raw="used-records",
     )
 
@@ -203,7 +203,7 @@ def base() -> Recipe:
         ),
         finetune=train(1000, 64, 1024, 2e-4, 50, precision="bf16", micro_batch=16, weight_decay=0.0, timeout=1800.0),
         register=replace(s.register, model="ingot-base"),
-        engine=EngineConfig(8, 1800.0, "local"),
+        engine=local(8, 1800.0),
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from tasks.corpus import census
 from tasks.corpus.document import PartWriter, new_document, read_rows, write_table
-from tasks.corpus.engine import EngineConfig
+from tasks.corpus.engine import EngineConfig, local
 from tasks.corpus.index import CENSUS
 from tasks.corpus.manifest import Manifest, Publication, Result, Stage, Store, Work, run_stage
 
-ENGINE = EngineConfig(workers=2, timeout=60.0, kind="local")
+ENGINE = local(workers=2, timeout=60.0)
 
 
 def run_inline(work: Work, function: str, config: Any, items: Sequence[dict[str, Any]], engine: EngineConfig) -> list[dict[str, Any]]:

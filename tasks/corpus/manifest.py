@@ -20,8 +20,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -529,14 +530,18 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that results may depend on."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def about(start: float) -> dict[str, Any]:
     """Where and with what something was made; outside every fingerprint. Times are seconds since 1970, UTC."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     now = time.time()
     return {
         "started": start,
@@ -545,7 +550,7 @@ def about(start: float) -> dict[str, Any]:
         "host": platform.node(),
         "python": platform.python_version(),
         "git_commit": _commit(),
-        "packages": versions,
+        "packages": versions(),
     }
 
 

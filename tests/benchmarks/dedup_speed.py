@@ -281,12 +281,12 @@ def stages(given: argparse.Namespace, texts: list[str]) -> list[Figure]:
     from flows import recipes
     from tasks.corpus import dedup
     from tasks.corpus.document import SCHEMA, WRITER, read_batches
-    from tasks.corpus.engine import EngineConfig
+    from tasks.corpus.engine import local, stop
     from tasks.corpus.manifest import Store
 
     copies = len(texts) // 5
     texts = [*texts[copies:], *(near(text, number, number % 18) for number, text in enumerate(texts[copies : 2 * copies]))]
-    config, engine = recipes.demo().dedup, EngineConfig(workers=1, timeout=600.0, kind="local")
+    config, engine = recipes.demo().dedup, local(workers=1, timeout=600.0)
     with tempfile.TemporaryDirectory(prefix="ingot-dedup-") as folder:
         store = Store(Path(folder) / "store")
         rows = [document(text, place) for place, text in enumerate(texts)]
@@ -296,6 +296,7 @@ def stages(given: argparse.Namespace, texts: list[str]) -> list[Figure]:
 
         def ours(times: int) -> None:
             kept["ours"] = dedup.run(store, f"speed-{times}", config, {"filter": source}, engine, rebuild=True).kept
+            stop()  # so that its processes are counted
 
         def copying() -> None:
             with pq.ParquetWriter(Path(folder) / "copy.parquet", SCHEMA, **WRITER) as out:

@@ -12,7 +12,7 @@ import pytest
 from model.config import STRICT
 from model.errors import InputError, RankError
 from tasks.corpus.document import new_document, read_rows
-from tasks.corpus.engine import EngineConfig, books, run_ranks
+from tasks.corpus.engine import books, local, run_ranks
 from tasks.corpus.manifest import Stage, Store, run_stage
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def run(store, trouble, workers=2, names="abcd", timeout=60.0):
         items = [{"name": name, "log": str(log), "rows": 100} for name in names]
         config = Fake(100, trouble)
         type(config).__module__ = rank.__module__ = "test_engine"
-        summaries = run_ranks(work, "test_engine:rank", config, items, EngineConfig(workers, timeout, "local"))
+        summaries = run_ranks(work, "test_engine:rank", config, items, local(workers, timeout))
         return books(summaries, names=[s["info"]["name"] for s in summaries])
 
     return run_stage(store, Stage("fake", 1), "r", Fake(100, trouble), {}, body)
@@ -101,7 +101,8 @@ def test_a_mistake_in_a_rank_comes_back_as_itself_and_is_not_tried_again(store):
     assert (store.base / "mistake-2" / "ranks.log").read_text().split().count("1") == 1
 
 
-def test_no_process_is_left_behind(store):
+def test_no_process_is_left_behind_but_the_launcher(store):
+    run(store, "none", workers=2)
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     run(store, "killed", workers=2)
     assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
