@@ -127,7 +127,7 @@ def demo() -> Recipe:
         evaluation=FilesConfig(("eval/*.jsonl", "eval/*/*.jsonl"), "CC0-1.0", "evaluation", "evaluation", str(SAMPLES)),
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),
         tokenizer=TokenizerConfig(2048, 64 << 20),
-        encode=EncodeConfig(1 << 20, 0.05, 1),
+        encode=EncodeConfig(1 << 20, 0.05, 1, mixture=()),
         model=qwen3(width=128, layers=4, heads=4, kv_heads=2, ffn_width=352, context=256),
         pretrain=train(1000, 8, 128, 4e-3, 50, precision="bf16", ranks=2, micro_batch=4),
         examples=FilesConfig(("finetune",), "CC0-1.0", "examples", "examples", str(SAMPLES)),
@@ -166,7 +166,7 @@ def small() -> Recipe:
         files=None,
         download=DownloadConfig(20 << 20, 2.0, 8, 60.0, ""),
         tokenizer=TokenizerConfig(32_000, 1 << 30),
-        encode=EncodeConfig(1 << 27, 0.005, 1),
+        encode=EncodeConfig(1 << 27, 0.005, 1, mixture=()),
         model=qwen3(width=384, layers=12, heads=6, kv_heads=2, ffn_width=1024, context=1024),
         pretrain=train(
             4000, 64, 512, 1e-3, 200, precision="bf16", schedule="wsd", decay=800, ranks=1, micro_batch=8, save_every=200, valid_every=200

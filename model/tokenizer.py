@@ -2,7 +2,8 @@
 
     tokenizer = train(take(texts, config.sample_bytes), config.vocab)
     save(tokenizer, directory); tokenizer = load(directory)
-    arrays = encode_documents(tokenizer, texts)         # each ends with END_OF_TEXT
+    ids, ends = Encoder(tokenizer)(data, offsets)       # many documents at once, straight from Arrow's buffers, through gigatoken
+    arrays = encode_documents(tokenizer, texts)         # a few; each ends with END_OF_TEXT
     ids, carries_loss = render(messages, tokenizer)     # ChatML
 
 Every text round-trips byte for byte: there is no normaliser. What looks like a special token in a text is text: specials are put in by
@@ -12,8 +13,9 @@ their ids, here only, and a tokenizer from `train` or `load` never parses them.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -29,20 +31,36 @@ SPECIALS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, PAD, START_OF_TURN, END_OF_TURN = range(4)
 ROLES = ("system", "user", "assistant")
 
-CJK = r"\p{Han}\p{Hiragana}\p{Katakana}ー"
-PATTERN = "|".join(
-    (
-        r"'(?i:s|t|re|ve|m|ll|d)",  # English contractions
-        rf"[{CJK}]+",  # apart from other letters: no token spans Chinese and Latin
-        rf"[^\r\n\p{{L}}\p{{M}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{CJK}]]+",  # a word with its accents, and the space or sign before it
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",  # signs with the line ends that follow
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",  # all but the last space of a run, which goes with the next word
-        r"\s+",
-    )
+REMEMBERED_BYTES = 32 * 2**20
+"""Bytes beyond ASCII after which gigatoken starts afresh (0.2 s): it keeps every piece it has seen for ever, and a Chinese clause is seldom seen twice."""
+PROBES = (
+    "The keeper's lamp didn't fail, I'LL say: 1,024 nights & 3.14159 days -- http://example.com/a_b?c=%20#d\r\n\r\n\tdef f(x):\n    return x  \n \n",
+    "灯塔守望人的灯，从未熄灭。２０２６年11月「東京タワー」とカタカナー・ひらがな。𠮷野家 混合Latin文字",
+    "Der Größe nach: Straße, ŁÓDŹ żółć; Привет, мир! Здравей. Γειά σου Κόσμε; नमस्ते שלום مرحبا 한국어 ไทย",
+    "<|endoftext|><|pad|> <|im_start|>user\n<|im_end|>",
+    "🙂‍↔️👩🏽‍🚀 e\u0301\u0301 \u200b\u00a0\u3000\u2028\ufeff\0\x7f\x85 ½ Ⅷ ㊙ \U0010ffff",
+    "",
+    " ",
+    *("".join(map(chr, range(start, 0x110000, 1009))).encode("utf-8", "ignore").decode() for start in range(0, 1009, 97)),
 )
-"""Where text is cut before merges: no token crosses such a piece."""
+"""Texts for which gigatoken must have the ids of `tokenizers` before it is used: languages, spaces, signs, specials, one code point in a hundred."""
+
+CUTS = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",  # Chinese and kana apart from other letters: no token spans Chinese and Latin
+    "|".join(
+        (
+            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+""",  # 's, .com
+            "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+",  # a word with its accents, and the space before it
+            " ?[\\p{P}\\p{S}]+[\r\n]*",  # signs with the line ends that follow
+            "\\s*[\r\n]+",
+            r"\s+(?!\S)",  # all but the last space of a run, which goes with the next word
+            r"\s+",
+        )
+    ),
+)
+"""Where text is cut before merges, one pattern after the other: no token crosses such a piece. They are DeepSeek-V3's, sign for sign, since engines
+know a cut by its text: gigatoken has compiled code for this one, llama.cpp a name."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
@@ -89,8 +107,8 @@ def train(texts: Iterable[str], vocab: int) -> "Tokenizer":
             yield text
 
     tokenizer = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    pieces = [pre_tokenizers.Split(Regex(cut), behavior="isolated") for cut in CUTS]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -165,6 +183,77 @@ def encode_documents(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[np.nd
     """
     encoded = tokenizer.encode_batch_fast([_unicode(text) for text in texts], add_special_tokens=False)
     return [np.array([*encoding.ids, END_OF_TEXT], dtype=np.int32) for encoding in encoded]
+
+
+class Encoder:
+    """Ids of many documents at once, from and to flat buffers: through gigatoken where that gives the ids of `tokenizers`, else through `tokenizers`.
+
+    `engine` says which, `why` what speaks against gigatoken. The ids are the same.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer"):
+        self._tokenizer = tokenizer
+        self._json = _without_specials(tokenizer)
+        self._remembered = 0
+        self.engine, self.why = "tokenizers", ""
+        try:
+            self._gigatoken = _gigatoken(self._json)
+            self.engine = "gigatoken"
+            differing = next((text for text in PROBES if self._ids(text) != encode(tokenizer, text)), None)
+        except (ImportError, RuntimeError) as error:  # not installed; a kind of tokenizer that it does not know
+            differing, self.why = None, " ".join(str(error).split())[:200]
+            self.engine = "tokenizers"
+        if differing is not None:
+            self.engine, self.why = "tokenizers", f"gigatoken has other ids for {differing[:40]!r}"
+
+    def __call__(self, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [T] of the UTF-8 texts data[offsets[n]:offsets[n + 1]], each with END_OF_TEXT at its end, and where each ends [N].
+
+        uint8 [B] and int64 [N + 1] in, int32 and int64 out. The caller sees to it that the bytes are UTF-8.
+        """
+        if self.engine == "tokenizers":
+            texts = [data[start:end].tobytes().decode() for start, end in pairwise(offsets.tolist())]
+            found = encode_documents(self._tokenizer, texts)
+            return np.concatenate(found or [np.empty(0, np.int32)]), np.cumsum([len(ids) for ids in found], dtype=np.int64)
+        bare, sizes = self._batch(data, offsets)
+        ends = np.cumsum(sizes + 1)
+        ids = np.empty(len(bare) + len(sizes), np.int32)
+        text = np.ones(len(ids), bool)
+        text[ends - 1] = False
+        ids[text] = bare
+        ids[ends - 1] = END_OF_TEXT
+        return ids, ends
+
+    def _batch(self, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """gigatoken's ids of all texts, and how many each has."""
+        import awkward as ak
+        from awkward.contents import ListOffsetArray, NumpyArray
+        from awkward.index import Index64
+
+        used = data[offsets[0] : offsets[-1]]
+        self._remembered += int(np.count_nonzero(used >= 0x80))
+        if self._remembered > REMEMBERED_BYTES:
+            self._gigatoken, self._remembered = _gigatoken(self._json), 0
+        texts = NumpyArray(used, parameters={"__array__": "char"})
+        listed = ListOffsetArray(Index64(offsets - offsets[0]), texts, parameters={"__array__": "string"})
+        found = self._gigatoken.encode_batch(ak.Array(listed), parallel=True)
+        return ak.to_numpy(ak.flatten(found)), ak.to_numpy(ak.num(found)).astype(np.int64)
+
+    def _ids(self, text: str) -> list[int]:
+        raw = np.frombuffer(text.encode(), np.uint8)
+        return self(raw, np.array([0, len(raw)]))[0][:-1].tolist()
+
+
+def _gigatoken(described: str) -> Any:
+    from gigatoken.gigatoken_rs import load_hf_json
+
+    return load_hf_json(described)
+
+
+def _without_specials(tokenizer: "Tokenizer") -> str:
+    """tokenizer.json without the special tokens: gigatoken would find them in a text, and no setting of the object says not to."""
+    described = json.loads(tokenizer.to_str())
+    return json.dumps(described | {"added_tokens": []})
 
 
 def render(messages: Sequence[dict[str, str]], tokenizer: "Tokenizer", answer: bool = False) -> tuple[list[int], list[bool]]:

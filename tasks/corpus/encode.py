@@ -6,18 +6,23 @@
 
 The order is that of hash(seed, id), and whether a document is for validation is a hash of its id alone: both are independent of parts, of threads
 and of what else is in the corpus. The shuffle is external (Spool): memory does not grow with the corpus.
+
+A mixture says how often the documents of a source or language are read in one pass over the shards: a training document is stored as many times,
+each time at a place of its own, hash(seed, id, time). So batches stay a function of shards, seed and step. A validation document is stored once.
 """
 
+import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field
@@ -25,22 +30,37 @@ from pydantic import Field
 from model.config import STRICT
 from model.errors import ConfigError, EmptyError, TokenizerError
 from model.shards import ShardWriter, dtype_for
-from model.tokenizer import TokenizerConfig, encode_documents, fingerprint, load, save, take, train, vocab_size
-from tasks.corpus.document import REJECTS, read_rows, settle, write_table
+from model.tokenizer import Encoder, TokenizerConfig, fingerprint, load, save, take, train, vocab_size
+from tasks.corpus.document import GROUP_ROWS, REJECTS, read_batches, read_rows, settle, write_table
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER = Stage("tokenizer", 1)
-STAGE = Stage("encode", 1)
+TOKENIZER = Stage("tokenizer", 2)
+STAGE = Stage("encode", 2)
 LISTED = pa.schema([("id", pa.string()), ("tokens", pa.int64())])
 """Columns of .documents.parquet: a document and the length of its sequence, end token included."""
-BATCH = 256
-"""Documents encoded at once, in the tokenizer's own threads."""
-RANGE_BYTES = 256 * 2**20
-"""Text whose tokens are sorted in memory at once; a token takes 4 bytes there, and is about as long as text."""
-BUFFER_TOKENS = 16 * 2**20
+COLUMNS = [
+    "id", "text", "language", "date", "url", "source", "snapshot", "origin_file", "origin_offset", "origin_length"
+]  # fmt: skip
+RANGE_BYTES = 16 * 2**20
+"""Text whose tokens are sorted in memory at once; a token takes 2 or 4 bytes there, and is two to five bytes of text."""
+RANGES = 1024
+"""Most ranges, each of two files: a corpus beyond RANGES × RANGE_BYTES has longer ones."""
+BUFFER_TOKENS = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How often the training documents of a source or language are read."""
+
+    __pydantic_config__ = STRICT
+
+    documents: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]
+    """source/language, where * stands for any run of letters: wikipedia/zh, commoncrawl/*, */en."""
+    epochs: Annotated[float, Field(ge=0, le=1000)]
+    """Times a document is in the shards: 2 twice, 0.5 a half of the documents once, 1.5 all of them and a half of them again, 0 none."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,12 @@ class EncodeConfig:
     """Share of documents held out as validation shards, by a hash of their id."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Seed of the documents' order."""
+    mixture: tuple[Weight, ...]
+    """Epochs by source and language, the first line that fits a document; one epoch where none does."""
+
+    def epochs(self, kind: str) -> float:
+        """Epochs asked for the documents of a "source/language"."""
+        return next((weight.epochs for weight in self.mixture if fnmatchcase(kind, weight.documents)), 1.0)
 
 
 def train_tokenizer(
@@ -80,7 +106,7 @@ def _train(work: Work, config: TokenizerConfig) -> Result:
         chosen = (row["text"] for row in read_rows(paths, ["id", "text"]) if _unit(row["id"], "tokenizer") < share and row["text"])
         for text in take(chosen, config.sample_bytes):
             used += 1
-            if used % BATCH == 0:
+            if used % GROUP_ROWS == 0:
                 work.progress(used, total * share, "documents")
             yield text
 
@@ -109,46 +135,94 @@ def run(
 
 def _encode(work: Work, config: EncodeConfig) -> Result:
     paths, total = _corpus(work)
+    _known(paths, config)
     tokenizer = _fitting(work)
-    vocab = vocab_size(tokenizer)
-    ranges = -(-_text_bytes(paths) // RANGE_BYTES) or 1
+    encoder, vocab = Encoder(tokenizer), vocab_size(tokenizer)
+    dtype = dtype_for(vocab)
+    most = max(1.0, *(weight.epochs for weight in config.mixture)) if config.mixture else 1.0
+    ranges = min(RANGES, int(_text_bytes(paths) * most) // RANGE_BYTES + 1)
     shutil.rmtree(work.scratch / "spool", ignore_errors=True)
-    spools = {kind: Spool(work.scratch / "spool" / kind, ranges) for kind in ("train", "valid")}
-    counted: dict[str, Counter[str]] = {"source": Counter(), "language": Counter()}
+    spools = {kind: Spool(work.scratch / "spool" / kind, ranges, dtype) for kind in ("train", "valid")}
+    counted: dict[str, Counter[str]] = {"source": Counter(), "language": Counter(), "year": Counter()}
+    mixed: dict[str, Counter[str]] = {}
     rejects: list[dict[str, Any]] = []
-    seen = 0
-    columns = ["id", "text", "language", "url", "source", "snapshot", "origin_file", "origin_offset", "origin_length"]
-    for rows in _batches(read_rows(paths, columns), BATCH):
-        seen += len(rows)
-        full = [row for row in rows if row["text"].strip()]
+    seen = left_out = 0
+    for batch in read_batches(paths, COLUMNS):
+        seen += len(batch)
+        blank = pc.or_kleene(pc.equal(pc.binary_length(batch["text"]), 0), pc.utf8_is_space(batch["text"]))
         rejects += [
             {f.name: row.get(f.name) for f in REJECTS}
             | {"stage": STAGE.name, "reason": "empty", "value": str(len(row["text"])), "text": None}
-            for row in rows
-            if not row["text"].strip()
+            for row in batch.filter(blank).to_pylist()
         ]
-        encoded = encode_documents(tokenizer, [row["text"] for row in full])
-        if full:
-            _survives(tokenizer, full[0], encoded[0])
-        for row, ids in zip(full, encoded, strict=True):
+        full = batch.filter(pc.invert(blank))
+        ids, ends = encoder(*_buffers(full["text"]))
+        if len(full):
+            _survives(tokenizer, full, ids[: ends[0]])
+        start = 0
+        for row, end in zip(full.drop_columns("text").to_pylist(), ends.tolist(), strict=True):
+            tokens, start = ids[start:end].astype(dtype), end
+            times = 1
             kind = "valid" if _unit(row["id"], "valid") < config.valid_share else "train"
-            spools[kind].add(xxhash.xxh3_64_intdigest(row["id"].encode(), seed=config.seed), row["id"], ids)
-            for by, counts in counted.items():
-                counts[row[by] or "unknown"] += len(ids)
+            if kind == "train":
+                group = f"{row['source']}/{row['language'] or 'unknown'}"
+                times = _times(row["id"], config.epochs(group), config.seed)
+                mixed.setdefault(group, Counter()).update(documents=1, tokens=len(tokens), stored=times, stored_tokens=times * len(tokens))
+            left_out += not times
+            for time in range(times):
+                spools[kind].add(_place(row["id"], time, config.seed), row["id"], tokens)
+            year = row["date"][:4] if row["date"][:4].isdecimal() else ""
+            for by, value in (("source", row["source"]), ("language", row["language"]), ("year", year)):
+                counted[by][value or "unknown"] += times * len(tokens)
         work.progress(seen, total, "documents")
-    dtype = dtype_for(vocab)
     made = {kind: _write(work.dir, kind, dtype, config.shard_tokens, spool.sorted()) for kind, spool in spools.items()}
     files: list[tuple[str, int | None]] = [file for found, _, _ in made.values() for file in found]
     if not made["train"][1]:
-        raise _empty(work, f"of {seen:,} documents none is left to train on, {made['valid'][1]:,} are held out for validation")
+        raise _empty(
+            work,
+            f"of {seen:,} documents none is left to train on, {made['valid'][1]:,} are held out for validation, {left_out:,} left out by the mixture",
+        )
     if rejects:
         files.append(("rejects-00000.parquet", write_table(work.dir / "rejects-00000.parquet", pa.Table.from_pylist(rejects, REJECTS))))
     info = {
-        "tokenizer": fingerprint(tokenizer), "vocab": vocab, "dtype": dtype.name,
+        "tokenizer": fingerprint(tokenizer), "vocab": vocab, "dtype": dtype.name, "encoder": encoder.engine, "encoder_why": encoder.why,
         "documents": {kind: documents for kind, (_, documents, _) in made.items()}, "tokens": {kind: tokens for kind, (_, _, tokens) in made.items()},
-        "tokens_by_source": dict(sorted(counted["source"].items())), "tokens_by_language": dict(sorted(counted["language"].items())),
+        **{f"tokens_by_{by}": dict(sorted(counts.items())) for by, counts in counted.items()},
+        "mixture": {
+            group: dict(counts) | {"epochs": config.epochs(group), "epochs_got": counts["stored"] / counts["documents"]}
+            for group, counts in sorted(mixed.items())
+        },
     }  # fmt: skip
-    return Result(files, seen, seen - len(rejects), {"empty": len(rejects)} if rejects else {}, info)
+    reasons = {reason: count for reason, count in (("empty", len(rejects)), ("mixture", left_out)) if count}
+    return Result(files, seen, seen - sum(reasons.values()), reasons, info)
+
+
+def _known(paths: Sequence[Path], config: EncodeConfig) -> None:
+    """ConfigError for a line of the mixture that fits no document: a name misspelt would train on another mixture, without a word."""
+    if not config.mixture:
+        return
+    kinds: set[str] = set()
+    for batch in read_batches(paths, ["source", "language"]):
+        kinds |= {
+            f"{row['source']}/{row['language'] or 'unknown'}"
+            for row in pa.Table.from_batches([batch]).group_by(batch.schema.names).aggregate([]).to_pylist()
+        }
+    for weight in config.mixture:
+        if not any(fnmatchcase(kind, weight.documents) for kind in kinds):
+            raise ConfigError(
+                f"encode.mixture has {weight.epochs:g} epochs for {weight.documents!r}, which is no document of this corpus; it has "
+                f"{', '.join(sorted(kinds))}. Mend the line, or take it out."
+            )
+
+
+def _times(id: str, epochs: float, seed: int) -> int:
+    """How often a document is stored: the whole epochs, and once more for the share of documents that the rest is. Never fewer for more epochs."""
+    return max(0, math.ceil(epochs - _unit(id, f"mixture {seed}")))
+
+
+def _place(id: str, time: int, seed: int) -> int:
+    """Where a document stands in the order, 64 bits; its second and later times stand elsewhere."""
+    return xxhash.xxh3_64_intdigest((f"{id} {time}" if time else id).encode(), seed=seed)
 
 
 class Spool:
@@ -156,9 +230,9 @@ class Spool:
 
     INDEX = np.dtype([("key", "<u8"), ("id", "S32"), ("size", "<i8")])
 
-    def __init__(self, directory: Path, ranges: int):
+    def __init__(self, directory: Path, ranges: int, dtype: np.dtype):
         directory.mkdir(parents=True)
-        self.directory, self.ranges = directory, ranges
+        self.directory, self.ranges, self.dtype = directory, ranges, dtype
         self._held: list[tuple[int, str, np.ndarray]] = []
         self._tokens = 0
 
@@ -175,7 +249,7 @@ class Spool:
             by_range.setdefault(document[0] * self.ranges >> 64, []).append(document)
         for number, documents in by_range.items():
             with open(self.directory / f"{number:05d}.tokens", "ab") as tokens, open(self.directory / f"{number:05d}.index", "ab") as index:
-                np.concatenate([ids for _, _, ids in documents]).astype("<i4", copy=False).tofile(tokens)
+                np.concatenate([ids for _, _, ids in documents]).astype(self.dtype, copy=False).tofile(tokens)
                 np.array([(key, id.encode(), len(ids)) for key, id, ids in documents], self.INDEX).tofile(index)
         self._held, self._tokens = [], 0
 
@@ -186,10 +260,11 @@ class Spool:
             if not (self.directory / f"{number:05d}.index").exists():
                 continue
             index = np.fromfile(self.directory / f"{number:05d}.index", self.INDEX)
-            tokens = np.fromfile(self.directory / f"{number:05d}.tokens", "<i4")
-            ends = np.cumsum(index["size"])
-            for at in np.lexsort((index["id"], index["key"])).tolist():
-                yield index["id"][at].decode(), tokens[ends[at] - index["size"][at] : ends[at]]
+            tokens = np.fromfile(self.directory / f"{number:05d}.tokens", self.dtype)
+            order = np.lexsort((index["id"], index["key"]))
+            ends = np.cumsum(index["size"])[order]
+            for id, start, end in zip(index["id"][order].tolist(), (ends - index["size"][order]).tolist(), ends.tolist(), strict=True):
+                yield id.decode(), tokens[start:end]
 
 
 def _write(
@@ -266,13 +341,22 @@ def _fitting(work: Work) -> "Tokenizer":
     return tokenizer
 
 
-def _survives(tokenizer: "Tokenizer", row: Mapping[str, Any], ids: np.ndarray) -> None:
-    """TokenizerError if a document's tokens do not spell its text: one document a batch is looked at."""
-    if tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) != row["text"]:
+def _survives(tokenizer: "Tokenizer", batch: pa.RecordBatch, ids: np.ndarray) -> None:
+    """TokenizerError if a document's tokens do not spell its text: the first of a batch is looked at."""
+    if tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) != batch["text"][0].as_py():
         raise TokenizerError(
-            f"document {row['id']} of {row['origin_file']} comes back changed from its tokens: this tokenizer does not fit the corpus. "
+            f"document {batch['id'][0]} of {batch['origin_file'][0]} comes back changed from its tokens: this tokenizer does not fit the corpus. "
             "Train one on it: run again with --rebuild tokenizer."
         )
+
+
+def _buffers(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """UTF-8 bytes of a string array, and n + 1 places in them."""
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return np.frombuffer(data, np.uint8), places
 
 
 def _text_bytes(paths: Sequence[Path]) -> int:
@@ -288,9 +372,3 @@ def _text_bytes(paths: Sequence[Path]) -> int:
 def _unit(id: str, purpose: str) -> float:
     """A number in [0, 1) that is a hash of a document's id, another one for every purpose."""
     return xxhash.xxh3_64_intdigest(f"{purpose} {id}".encode()) / 2**64
-
-
-def _batches(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    rows = iter(rows)
-    while batch := list(islice(rows, size)):
-        yield batch

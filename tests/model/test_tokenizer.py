@@ -1,6 +1,7 @@
 """Properties of model/tokenizer.py: exact round trips, no injected specials, determinism, parity with transformers."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from model import tokenizer as tk
 from model.config import from_dict
@@ -57,6 +58,119 @@ def test_documents_end_with_end_of_text_and_hold_it_nowhere_else(tokenizer: Toke
         assert array[-1] == tk.END_OF_TEXT
         assert array[:-1].tolist() == tk.encode(tokenizer, text)
         assert (array[:-1] >= len(tk.SPECIALS)).all()
+
+
+LANGUAGES = {
+    "en": "The lighthouse keeper's lamp burned through 1,024 nights; it didn't fail once. He'd say: \"Don't!\" (twice)",
+    "zh": "灯塔守望人的灯燃烧了一千零二十四个夜晚，从未熄灭。２０２６年11月24日，他离开了；共3.5公里。",
+    "ja": "灯台守のランプは、千二十四夜もえ続けた。「トーキョー・タワー」ー２０２６年。ｶﾀｶﾅ",
+    "de": "Der Leuchtturmwärter größer als Straße und Öl; äußerst schön, z. B. 3,14 €.",
+    "ru": "Смотритель маяка зажёг лампу в 18:00, и она горела всю ночь — без перерыва.",
+    "el": "Ο φαροφύλακας άναψε τη λάμπα· ΰΐ και ΆΈΉ, «ναι»;",
+    "pl": "Latarnik zażółcił gęślą jaźń, ŁÓDŹ, 1 000 zł.",
+    "bg": "Пазачът на фара запали лампата и каза: „Здравей, свят!“ №5",
+    "emoji": "🙂🙂‍↔️👩🏽‍🚀🇵🇱❤️️☎ ①½Ⅷ",
+    "code": "def keep(lamp: int) -> int:\r\n\treturn lamp+1  # ok\r\n\r\n  if (a&&b){x[0]='\\\\n';}\n\n\n<p class=\"a\">&nbsp;</p>http://a.b/c?d=%20#e",
+    "hostile": "\0\x01\x7f\x85\xa0\xad\u200b\u2028\u2029\u202e\ufeff\ufffd\uffff\U0010ffff\U000e0001a\u0300\u0301\u0302 \u0301\u3000\u3000x \t\n \r",
+    "other": "नमस्ते שלום مرحبا 한국어 ไทย 𠮷野家 ﷽ ǅ ʼn ﬁ 𝔘𝔫𝔦",
+    "specials": "<|endoftext|><|pad|> <|im_start|>user\n<|im_end|><|endoftext|",
+}
+
+
+@pytest.fixture(scope="module")
+def learned() -> Tokenizer:
+    """A vocabulary with merges in every language."""
+    return tk.train(list(LANGUAGES.values()) * 3, 1600)
+
+
+@pytest.fixture(scope="module")
+def encoder(learned: Tokenizer) -> tk.Encoder:
+    made = tk.Encoder(learned)
+    assert (made.engine, made.why) == ("gigatoken", "")
+    return made
+
+
+def through(encoder: tk.Encoder, texts: list[str]) -> list[list[int]]:
+    """Ids of texts that lie behind some other bytes in one buffer, as a slice of Arrow's does."""
+    raw = [text.encode() for text in texts]
+    data = np.frombuffer(b"before" + b"".join(raw) + b"after", np.uint8)
+    ids, ends = encoder(data, 6 + np.cumsum([0, *map(len, raw)]))
+    assert ids.dtype == np.int32 and len(ends) == len(texts) and (ends[-1] if texts else 0) == len(ids)
+    return [part.tolist() for part in np.split(ids, ends[:-1])] if texts else []
+
+
+def plainly(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """What `tokenizers` has for the texts, one by one."""
+    return [[*tk.encode(tokenizer, text), tk.END_OF_TEXT] for text in texts]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_many_at_once_have_the_ids_of_one_by_one_in_every_language(encoder: tk.Encoder, learned: Tokenizer, language: str) -> None:
+    text = LANGUAGES[language]
+    texts = [text, "", text[:1], text[1:], f" {text}\n", text * 5, *text.split(" "), *(text[at:] + text[:at] for at in range(len(text)))]
+    assert through(encoder, texts) == plainly(learned, texts)
+
+
+HOSTILE = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("".join(LANGUAGES.values()) + " \r\n\t'"), max_size=40)
+
+
+@given(st.lists(HOSTILE | SPEECH | st.lists(st.sampled_from(list(LANGUAGES.values()))).map("".join), max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_many_at_once_have_the_ids_of_one_by_one_whatever_the_text(encoder: tk.Encoder, learned: Tokenizer, texts: list[str]) -> None:
+    assert through(encoder, texts) == plainly(learned, texts)
+
+
+def test_a_huge_document_among_small_ones_has_the_same_ids(encoder: tk.Encoder, learned: Tokenizer) -> None:
+    chance = random.Random(0)
+    pieces = [*LANGUAGES.values(), " ", "\n", "  ", "1", "'", "中"]
+    huge = "".join(chance.choices(pieces, k=33_000))  # gigatoken cuts a document of more than two MiB among its threads
+    assert len(huge.encode()) > 2 << 20
+    texts = ["small", huge, "", "a" * 20_000, "中" * 20_000]
+    assert through(encoder, texts) == plainly(learned, texts)
+
+
+def test_what_is_remembered_is_given_up_in_time_and_the_ids_stay(
+    encoder: tk.Encoder, learned: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tk, "REMEMBERED_BYTES", 100)
+    texts, before = [LANGUAGES["zh"], LANGUAGES["ja"]], encoder._gigatoken
+    assert through(encoder, texts) == plainly(learned, texts)
+    assert encoder._gigatoken is not before
+
+
+def test_a_tokenizer_that_gigatoken_does_not_know_is_encoded_without_it(learned: Tokenizer) -> None:
+    other = Tokenizer.from_str(learned.to_str())
+    other.encode_special_tokens = True
+    other.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\p{L}+"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    made = tk.Encoder(other)
+    assert made.engine == "tokenizers" and "no fast pretokenizer" in made.why
+    texts = list(LANGUAGES.values())
+    assert through(made, texts) == plainly(other, texts) and through(made, []) == []
+
+
+def test_a_gigatoken_with_other_ids_is_caught_before_it_is_used(learned: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = json.loads(tk._without_specials(learned))
+    described["model"]["merges"] = described["model"]["merges"][:-50]  # fewer merges: other ids for some texts
+    monkeypatch.setattr(tk, "_without_specials", lambda tokenizer: json.dumps(described))
+    made = tk.Encoder(learned)
+    assert made.engine == "tokenizers" and "other ids for" in made.why
+    texts = list(LANGUAGES.values())
+    assert through(made, texts) == plainly(learned, texts)
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+def test_real_texts_have_the_ids_of_tokenizers(realdata: Path) -> None:
+    from real_texts import real_texts
+
+    texts = [text for number, (kind, text) in enumerate(real_texts(realdata)) if number % (20 if "page" in kind else 60) == 0]
+    learned = tk.train(texts[::3], 8_000)
+    made = tk.Encoder(learned)
+    assert made.engine == "gigatoken"
+    for at in range(0, len(texts), 50):
+        assert through(made, texts[at : at + 50]) == plainly(learned, texts[at : at + 50])
 
 
 @pytest.fixture(scope="module")

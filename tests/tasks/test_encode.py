@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,10 +17,11 @@ from corpora import document, output_of, parts_of, words
 from model.errors import ConfigError, EmptyError, TokenizerError
 from model.tokenizer import END_OF_TEXT, TokenizerConfig, load
 from tasks.corpus import encode
-from tasks.corpus.encode import EncodeConfig, Spool
+from tasks.corpus.encode import EncodeConfig, Spool, Weight
+from tasks.corpus.manifest import Store
 
 TOKENIZER = TokenizerConfig(vocab=512, sample_bytes=100_000)
-CONFIG = EncodeConfig(shard_tokens=3_000, valid_share=0.1, seed=7)
+CONFIG = EncodeConfig(shard_tokens=3_000, valid_share=0.1, seed=7, mixture=())
 CHINESE = "他们在清晨登上塔顶，擦拭灯室的玻璃。"
 
 
@@ -82,17 +84,20 @@ def test_every_document_comes_back_whole_from_train_or_valid_and_is_in_one_of_th
     assert len([f for f in manifest.parts("train-") if f.path.endswith(".bin")]) > 1
 
 
-def test_info_counts_tokens_by_source_and_language_and_names_the_tokenizer(store):
+def test_info_counts_tokens_by_source_language_and_year_and_names_the_tokenizer(store):
     documents = rows()
+    for place, row in enumerate(documents):
+        row["date"] = ("2024-05-18T01:02:03Z", "2026-11-24", "", "soon")[place % 4]
     _, trained, manifest = built(store, documents)
     tokens = Counter()
     by_id = {row["id"]: row for row in documents}
     for id, ids in stored(store, manifest, "train-") + stored(store, manifest, "valid-"):
         tokens[by_id[id]["source"]] += len(ids)
         tokens[by_id[id]["language"]] += len(ids)
+        tokens[by_id[id]["date"][:4] if by_id[id]["date"][:1] == "2" else "unknown"] += len(ids)
     info = manifest.info
-    assert dict(tokens) == info["tokens_by_source"] | info["tokens_by_language"]
-    assert sum(info["tokens"].values()) == sum(info["tokens_by_source"].values())
+    assert dict(tokens) == info["tokens_by_source"] | info["tokens_by_language"] | info["tokens_by_year"]
+    assert all(sum(info[f"tokens_by_{by}"].values()) == sum(info["tokens"].values()) for by in ("source", "language", "year"))
     assert info["tokenizer"] == trained.info["tokenizer"] and info["vocab"] == trained.info["vocab"] and info["vocab"] % 64 == 0
     assert info["dtype"] == "uint16"
 
@@ -115,8 +120,6 @@ def test_the_order_is_the_seeds_and_no_part_or_neighbour_changes_it(store):
 
 
 def test_many_small_ranges_give_the_same_shards_as_one(store, tmp_path, monkeypatch):
-    from tasks.corpus.manifest import Store
-
     other = Store(tmp_path / "other")
     _, _, one = built(store)
     monkeypatch.setattr(encode, "RANGE_BYTES", 1_000)
@@ -125,8 +128,78 @@ def test_many_small_ranges_give_the_same_shards_as_one(store, tmp_path, monkeypa
     assert parts_of(store, one) == parts_of(other, many)
 
 
+def mixed(store, *weights, documents=None, seed=7):
+    """(times of every training id, in order of training; validation ids; manifest) under a mixture."""
+    config = dataclasses.replace(CONFIG, mixture=tuple(Weight(*weight) for weight in weights), seed=seed)
+    _, _, manifest = built(store, documents, config)
+    return [id for id, _ in stored(store, manifest, "train-")], [id for id, _ in stored(store, manifest, "valid-")], manifest
+
+
+def test_a_mixture_stores_every_training_document_as_often_as_asked_and_says_so(store):
+    documents = rows(200)
+    kinds = {row["id"]: f"{row['source']}/{row['language']}" for row in documents}
+    plain, held, _ = mixed(store, documents=documents)
+    train, valid, manifest = mixed(store, ("wikipedia/zh", 3), ("wikipedia/*", 0), ("*/en", 1.5), documents=documents)
+    times, told = Counter(train), manifest.info["mixture"]
+    assert valid == held and not set(valid) & set(train) and set(train) < set(plain)
+    for id in plain:
+        assert times[id] in {"wikipedia/zh": (3,), "wikipedia/en": (0,), "files/zh": (1,), "files/en": (1, 2)}[kinds[id]]
+    assert {kind: facts["epochs"] for kind, facts in told.items()} == {
+        "wikipedia/zh": 3.0, "wikipedia/en": 0.0, "files/zh": 1.0, "files/en": 1.5,
+    }  # fmt: skip
+    for kind, facts in told.items():
+        assert facts["documents"] == sum(kinds[id] == kind for id in plain)
+        assert facts["stored"] == sum(kinds[id] == kind for id in train)
+        assert facts["epochs_got"] == facts["stored"] / facts["documents"]
+    assert told["wikipedia/zh"]["epochs_got"] == 3 and 1.2 < told["files/en"]["epochs_got"] < 1.8
+    assert sum(facts["stored_tokens"] for facts in told.values()) == manifest.info["tokens"]["train"]
+    gone = sum(kinds[id] == "wikipedia/en" for id in plain)
+    assert manifest.rejected == {"mixture": gone} and manifest.kept + gone == manifest.seen == len(documents)
+
+
+def test_more_epochs_keep_what_fewer_had_and_another_seed_draws_another_part(store):
+    documents = rows(200)
+    drawn = [Counter(mixed(store, ("*/*", epochs), documents=documents)[0]) for epochs in (0.25, 0.5, 1, 1.5, 2.5)]
+    assert all(fewer <= more for fewer, more in pairwise(drawn))
+    assert 20 < drawn[0].total() < drawn[1].total() < 130 and drawn[2].total() < drawn[3].total() < drawn[4].total()
+    assert set(drawn[1]) != set(mixed(store, ("*/*", 0.5), documents=documents, seed=8)[0])
+
+
+def test_repeated_documents_are_spread_over_the_whole_order(store):
+    train, _, _ = mixed(store, ("wikipedia/*", 4), documents=(documents := rows(400)))
+    repeated = {row["id"] for row in documents if row["source"] == "wikipedia"}
+    share = sum(id in repeated for id in train) / len(train)
+    for part in np.array_split(np.array([id in repeated for id in train]), 5):
+        assert abs(part.mean() - share) < 0.1
+    neighbours = sum(a == b for a, b in pairwise(train))
+    assert neighbours < len(train) / 50
+
+
+def test_without_a_mixture_and_with_one_epoch_of_everything_the_shards_are_the_same(store):
+    one, _, first = mixed(store)
+    other, _, second = mixed(store, ("*/*", 1))
+    assert one == other and parts_of(store, first) == parts_of(store, second) and first.fingerprint != second.fingerprint
+
+
+def test_a_line_of_the_mixture_that_fits_nothing_is_refused_with_what_there_is(store):
+    with pytest.raises(ConfigError, match=r"2 epochs for 'wikipedia/de'.*it has files/en, files/zh, wikipedia/en, wikipedia/zh"):
+        mixed(store, ("wikipedia/de", 2))
+    with pytest.raises(EmptyError, match="left out by the mixture"):
+        mixed(store, ("*/*", 0))
+
+
+def test_shards_are_the_same_without_gigatoken_and_the_manifest_says_who_encoded(store, tmp_path, monkeypatch):
+    other = Store(tmp_path / "other")
+    _, _, through = built(store)
+    monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
+    _, _, without = built(other)
+    assert parts_of(store, through) == parts_of(other, without) and through.fingerprint == without.fingerprint
+    assert (through.info["encoder"], through.info["encoder_why"]) == ("gigatoken", "")
+    assert without.info["encoder"] == "tokenizers" and "gigatoken" in without.info["encoder_why"]
+
+
 def test_the_spool_sorts_by_key_and_then_id(tmp_path):
-    spool = Spool(tmp_path / "spool", 5)
+    spool = Spool(tmp_path / "spool", 5, np.dtype("<u2"))
     keys = [2**64 - 1, 0, 2**63, 5, 5, 2**62]
     for number, key in enumerate(keys):
         spool.add(key, f"{9 - number:032x}", np.array([number, number], np.int32))
@@ -134,8 +207,6 @@ def test_the_spool_sorts_by_key_and_then_id(tmp_path):
 
 
 def test_an_interrupted_encode_starts_over_with_the_same_bytes(store, tmp_path, monkeypatch):
-    from tasks.corpus.manifest import Store
-
     other = Store(tmp_path / "other")
     _, _, whole = built(other)
     real, calls = encode._write, []
@@ -172,7 +243,7 @@ def test_bytes_are_the_same_at_any_number_of_threads(repo, tmp_path):
 def test_tokenizer_and_shards_are_the_golden_ones(store):
     """Else training, the order or the format changed: raise the stage's revision, then mend the hashes."""
     _, trained, manifest = built(store)
-    assert trained.info["tokenizer"][:16] == "9cc5fcb9919ac530"
+    assert trained.info["tokenizer"][:16] == "e841041af95e18f2"
     assert {f.path: f.sha256[:16] for f in manifest.files if "-00000." in f.path and not f.path.endswith(".parquet")} == {
         "train-00000.bin": "ec05e683b3e342af", "train-00000.idx": "de2cdd9099fc312c",
         "valid-00000.bin": "0807a4f9564fa590", "valid-00000.idx": "d332db4b3a999b9f",
