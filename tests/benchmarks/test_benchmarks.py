@@ -83,3 +83,18 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
         "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_languages_are_told_by_length_and_beside_fasttext(tmp_path, realdata):
+    assert any("80 languages, 500 characters" in figure["name"] for figure in quick("language_accuracy.py", tmp_path))
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_the_quality_model_is_told_beside_a_baseline(tmp_path, realdata):
+    found = [figure["name"] for figure in quick("quality_model.py", tmp_path)]
+    assert any("labels" in name for name in found) and any("held-out" in name for name in found)
