@@ -50,7 +50,9 @@ def card(
 ) -> str:
     """The version's description. `tags` hold recipe and gate, `champion` the scores it was compared with, `said` a question and the packaged model's answer."""
     raw = [m for m in family.get("ingest", ()) if m.info.get("role", "source") in ("source", "examples")]
-    passed = [m for stage in ("extract", "filter", "dedup", "decontaminate", "encode") for m in reversed(family.get(stage, ()))]
+    passed = [
+        m for stage in ("extract", "quality_model", "filter", "dedup", "decontaminate", "encode") for m in reversed(family.get(stage, ()))
+    ]
     shape = next(m.info["model"] for stage in ("finetune", "pretrain") for m in family.get(stage, ()))
     scores, spread = evaluate.info["metrics"], evaluate.info.get("stderr", {})
     books = [(m.stage, f"{m.seen:,}", f"{m.kept:,}", _reasons(m)) for m in passed]

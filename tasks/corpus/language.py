@@ -20,6 +20,7 @@ HEAD, CHECK = 300, 200
 """Characters of the beginning, and of the later piece, three quarters into the text. What is no longer than both is read whole."""
 VOTES, VOTE = 7, 300
 """Pieces that vote, evenly spread, and their characters."""
+EASTERN = ("zh", "yue", "wuu", "ja")
 LETTER = re.compile(r"[^\W\d_]")
 KANA = re.compile("[ぁ-ヿ]")
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -55,9 +56,10 @@ def detect(text: str) -> tuple[str, float]:
         else:
             pieces = [text[n * (len(text) - VOTE) // (VOTES - 1) :][:VOTE] for n in range(VOTES)]
             code, score = _vote(pieces)
-    if code in ("zh", "yue", "wuu", "ja"):
-        code = _chinese("".join(pieces), code)
-    return code, score
+    looked_at = "".join(pieces)
+    if code not in EASTERN and score < 0.6 and 2 * len(HAN.findall(looked_at)) > len(LETTER.findall(looked_at)):
+        code = "ja"  # a short text with more signs than words; in Han characters it is one of them
+    return (_chinese(looked_at, code) if code in EASTERN else code), score
 
 
 def _vote(pieces: Sequence[str]) -> tuple[str, float]:
@@ -81,8 +83,8 @@ def _predict(text: str) -> tuple[str, float]:
 def _chinese(text: str, code: str) -> str:
     """zh, yue, lzh, or what the model said, by the characters that only one of them uses often. Without kana it is not Japanese.
 
-    Cantonese: more than 3% of the Han characters. Classical: more than 4% particles with less than 1% spoken ones, or of 20 characters more literary than
-    modern ones, by 3% of all.
+    Cantonese: more than 3% of the Han characters. Classical: more than 4% particles with less than 1% spoken ones and more literary than modern ones, or
+    of 20 characters more literary than modern ones by 3% of all.
     """
     if code == "ja" and KANA.search(text):
         return code
@@ -94,7 +96,7 @@ def _chinese(text: str, code: str) -> str:
     )
     if cantonese > 0.03:
         return "yue"
-    if (particles > 0.04 and spoken < 0.01) or (han >= 20 and literary > modern + 0.03):
+    if (particles > 0.04 and spoken < 0.01 and literary > modern) or (han >= 20 and literary > modern + 0.03):
         return "lzh"
     return "zh" if code == "ja" or spoken > 0.02 else code
 

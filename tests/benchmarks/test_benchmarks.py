@@ -88,3 +88,18 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
 def test_masking_is_told_by_kind_and_language(tmp_path):
     names = [figure["name"] for figure in quick("pii_quality.py", tmp_path)]
     assert sum(": recall, " in name for name in names) == 22 and sum(": precision, " in name for name in names) == 12
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_languages_are_told_by_length_and_beside_fasttext(tmp_path, realdata):
+    assert any("80 languages, 500 characters" in figure["name"] for figure in quick("language_accuracy.py", tmp_path))
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_the_quality_model_is_told_beside_a_baseline(tmp_path, realdata):
+    found = [figure["name"] for figure in quick("quality_model.py", tmp_path)]
+    assert any("labels" in name for name in found) and any("held-out" in name for name in found)
