@@ -27,7 +27,7 @@ from tasks.corpus import engine as engines
 from tasks.corpus.engine import EngineConfig, local
 from tasks.corpus.manifest import Manifest, Store
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1500)]
 TESTS = Path(__file__).parents[1]
 
 
@@ -108,7 +108,7 @@ def ray(folder, environment) -> Iterator[EngineConfig]:
         for more in (head, [f"--address={address}", "--node-ip-address=127.0.0.1"]):
             servers.append(subprocess.Popen([*words, *more], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
             wait("a Ray node", lambda: succeeds(sys.executable, "-m", "ray.scripts.scripts", "health-check", f"--address={address}"))
-        yield replace(local(2, 60.0), kind="ray", address=address, memory=0.2)
+        yield replace(local(2, 300.0), kind="ray", address=address, memory=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         ):
             servers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
             wait(command[0], lambda ready=ready: succeeds(*ready))
-        yield replace(local(2, 60.0), kind="slurm", partition="main", time="10:00", memory=0.5)
+        yield replace(local(2, 300.0), kind="slurm", partition="main", time="10:00", memory=0.5)
 
 
 @pytest.fixture(params=["ray", "slurm"])
@@ -235,7 +235,7 @@ def test_a_cluster_that_does_not_answer_is_a_mistake_of_the_settings(environment
     pytest.importorskip("ray")
     (port,) = ports(1)
     with pytest.raises(ConfigError, match=rf"no Ray cluster at 127\.0\.0\.1:{port}.*engine\.address"):
-        run(store, "none", replace(local(2, 60.0), kind="ray", address=f"127.0.0.1:{port}"))
+        run(store, "none", replace(local(2, 300.0), kind="ray", address=f"127.0.0.1:{port}"))
 
 
 def test_a_partition_that_is_not_there_is_told_in_the_words_of_slurm(slurm, store):
