@@ -66,13 +66,13 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"COLUMNS": "200", "NO_COLOR": "1"} | more
 
 
-def asked(store: Path, *args: str) -> Result:
+def asked(store: Path | str, *args: str) -> Result:
     """`ingot ARGS` within this process, for commands that do not start Prefect; variables are put back afterwards."""
     from flows.cli import app
 
     before = dict(os.environ)
     try:
-        for name in [name for name in before if name.startswith(("PREFECT_", "MLFLOW_", "INGOT_"))]:
+        for name in [name for name in before if name.startswith(("PREFECT_", "MLFLOW_", "INGOT_")) and name != "INGOT_CACHE"]:
             del os.environ[name]
         os.environ["COLUMNS"] = "200"
         return CliRunner().invoke(app, [*args, "--store", str(store)])
@@ -81,11 +81,11 @@ def asked(store: Path, *args: str) -> Result:
         os.environ.update(before)
 
 
-def start(*args: str, store: Path, log: Path, **env: str) -> "subprocess.Popen[bytes]":
-    """`ingot ARGS` on a store, in a session of its own, output to a file."""
+def start(*args: str, store: Path, log: Path, url: str = "", **env: str) -> "subprocess.Popen[bytes]":
+    """`ingot ARGS` on a store (or on one at a URL, beside a folder of this name), in a session of its own, output to a file."""
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [str(INGOT), *args, "--store", str(store)],
+            [str(INGOT), *args, "--store", url or str(store)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=store.parent, env=environment(**env), start_new_session=True,
         )  # fmt: skip
 

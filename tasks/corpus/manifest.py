@@ -4,12 +4,16 @@
     corpora|tokenizers|models|indexes/<name>/<version>/manifest.json             immutable, refers to stage outputs by address
 
 `run_stage` is the only way a stage's output comes to be: found again when its fingerprint is there, else built in place under a lock.
-The root is any fsspec URL. A remote store works in a local cache folder and uploads parts, then the manifest by one conditional put.
+The root is any fsspec URL. A remote store works in a local cache folder and uploads parts, then the manifest by one conditional put: of two writers
+one wins. For S3 install the extra `s3`; keys and endpoint are botocore's own variables:
+
+    INGOT_STORE=s3://bucket/prefix AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… AWS_ENDPOINT_URL=http://host:9000 INGOT_CACHE=/big/disk ingot run small
 """
 
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -30,7 +34,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from model.config import differing, fingerprint, identity
-from model.errors import BooksError, DamageError, IngotError, NotFoundError, RankError, SpaceError, StoreError
+from model.errors import BooksError, ConfigError, DamageError, IngotError, NetworkError, NotFoundError, RankError, SpaceError, StoreError
 from tasks.corpus.document import file_sha256
 
 log = logging.getLogger("ingot.store")
@@ -39,6 +43,8 @@ Progress = Callable[[float, float, str], None]
 Kind = Literal["corpora", "tokenizers", "models", "indexes"]
 FULL = 1 << 20
 """Bytes free below which a disk counts as full when a write has failed without saying why."""
+BUCKETS = (("s3", "s3a"), ("gs", "gcs"))
+"""Protocols without folders, whose clients would make a bucket of a mistyped name."""
 PACKAGES = (
     "torch",
     "deepspeed",
@@ -157,18 +163,26 @@ class Work:
 
 
 class Store:
-    """One root: a path or any fsspec URL. `cache` is the local folder in which a remote store's files are worked on."""
+    """One root: a path or any fsspec URL. `cache` is the local folder in which a remote store's files are worked on; default INGOT_CACHE, or a temporary
+    folder of this user's. It must be on a file system that all nodes share where engine.kind is ray or slurm, and may be removed between two runs.
+    """
 
     def __init__(self, root: str | Path, cache: str | Path | None = None):
         self.url = str(root)
-        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)  # others write there too
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"no store can be opened at {self.url}: {error}. Set INGOT_STORE to a path, or to s3://bucket/prefix."
+            ) from None
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if self.is_local:
             self.base = Path(self.root).absolute()
         else:
-            folder = fingerprint(self.url)[:12]
-            self.base = Path(cache or Path(tempfile.gettempdir()) / f"ingot-cache-{os.getuid()}" / folder).absolute()
+            place = os.environ.get("INGOT_CACHE") or Path(tempfile.gettempdir()) / f"ingot-cache-{os.getuid()}"
+            self.base = Path(cache or Path(place) / fingerprint(self.url)[:12]).absolute()
         self._checked: dict[tuple[str, int, int], None] = {}
+        self._ready = self.is_local
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -185,10 +199,38 @@ class Store:
     def _remote(self, address: str) -> str:
         return f"{self.root.rstrip('/')}/{address}"
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What a remote store's client raises becomes an error of ours; that something is there, or is not, stays as it is."""
+        try:
+            yield
+        except (IngotError, FileNotFoundError, FileExistsError):
+            raise
+        except PermissionError as error:
+            if self.is_local:
+                raise
+            raise StoreError(f"{self.url} refuses: {error}. Check the keys in the environment, and what they may do there.") from error
+        except Exception as error:
+            if self.is_local:
+                raise
+            raise NetworkError(f"{self.url}: {type(error).__name__}: {error}") from error
+
+    def ready(self) -> None:
+        """Once a process: a remote store must be there and take what is written, before a stage works for hours. StoreError when it does not."""
+        if self._ready:
+            return
+        try:
+            with self._asking():
+                self.fs.pipe_file(self._remote("ready"), b"")
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.url} is not there: {error}. Make the bucket, or set INGOT_STORE to another.") from None
+        self._ready = True
+
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the store by its relative name, None where it does not exist."""
         try:
-            raw = self.fs.cat_file(self._remote(name))
+            with self._asking():
+                raw = self.fs.cat_file(self._remote(name))
         except FileNotFoundError:
             return None
         try:
@@ -201,7 +243,8 @@ class Store:
         raw = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode() + b"\n"
         if not self.is_local:
             try:
-                self.fs.pipe_file(self._remote(name), raw, **({"mode": "create"} if exclusive else {}))
+                with self._asking():
+                    self.fs.pipe_file(self._remote(name), raw, **({"mode": "create"} if exclusive else {}))
             except FileExistsError:
                 raise StoreError(
                     f"{name} in {self.url} was written by another run meanwhile. Run again: it will be found complete."
@@ -255,36 +298,46 @@ class Store:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            return sorted(
-                Path(entry).name for entry in self.fs.ls(self._remote(folder), detail=False) if not Path(entry).name.startswith(".")
-            )
+            with self._asking():
+                names = [Path(entry).name for entry in self.fs.ls(self._remote(folder), detail=False)]
         except FileNotFoundError:
             return []
+        return sorted(name for name in names if not name.startswith("."))
 
     def path(self, manifest: Manifest, file: File, verify: bool = True) -> Path:
         """Local path of one file, fetched when the store is remote. Its size is checked, and with `verify`, or when it was fetched now, its sha256 (once a
         process). DamageError names it."""
         path = self.dir(manifest.address) / file.path
-        if not self.is_local and not (path.exists() and path.stat().st_size == file.bytes):
+        problem = self._problem(path, file, verify)
+        if problem and not self.is_local:
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = f"{path}.{os.getpid()}.tmp"
             try:
-                self.fs.get_file(self._remote(f"{manifest.address}/{file.path}"), str(path) + ".tmp")
+                with self._asking():
+                    self.fs.get_file(self._remote(f"{manifest.address}/{file.path}"), temporary)
             except FileNotFoundError:
                 raise self._damage(manifest, file, "is missing") from None
-            os.replace(str(path) + ".tmp", path)
-            verify = True
-        if not path.exists():
-            raise self._damage(manifest, file, "is missing")
-        stat = path.stat()
-        if stat.st_size != file.bytes:
-            raise self._damage(manifest, file, f"has {stat.st_size:,} bytes; its manifest says {file.bytes:,}")
+            os.replace(temporary, path)
+            problem = self._problem(path, file, verify=True)
+        if problem:
+            raise self._damage(manifest, file, problem)
+        return path
+
+    def _problem(self, path: Path, file: File, verify: bool) -> str:
+        """What is wrong with a local file; '' where it is as its manifest says."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return "is missing"
         key = (str(path), stat.st_size, stat.st_mtime_ns)
+        if stat.st_size != file.bytes:
+            return _differs(file, stat.st_size, "")
         if verify and key not in self._checked:
             found = file_sha256(path)
             if found != file.sha256:
-                raise self._damage(manifest, file, f"has sha256 {found[:12]}…; its manifest says {file.sha256[:12]}…")
+                return _differs(file, stat.st_size, found)
             self._checked[key] = None
-        return path
+        return ""
 
     def _damage(self, manifest: Manifest, file: File, what: str) -> StoreError:
         name = f"{manifest.address}/{file.path}"
@@ -293,11 +346,21 @@ class Store:
         return DamageError(f"{name} {what}. Run again with --rebuild {manifest.stage} to make it anew.")
 
     def verify(self, manifest: Manifest) -> None:
-        """Check every file against its sha256. DamageError names the first that differs."""
+        """Check every file, where it is stored, against its sha256. DamageError names the first that differs."""
         dropped = self.dropped(manifest)
         for file in manifest.files:
-            if file.path not in dropped:
+            if file.path in dropped:
+                continue
+            if self.is_local:
                 self.path(manifest, file)
+                continue
+            try:
+                with self._asking(), self.fs.open(self._remote(f"{manifest.address}/{file.path}"), "rb") as handle:
+                    size, found = handle.size, hashlib.file_digest(handle, "sha256").hexdigest()
+            except FileNotFoundError:
+                raise self._damage(manifest, file, "is missing") from None
+            if found != file.sha256:
+                raise self._damage(manifest, file, _differs(file, size, found))
 
     def dropped(self, manifest: Manifest) -> set[str]:
         """Files that keep_raw removed after use; they can be fetched again by origin."""
@@ -329,8 +392,9 @@ class Store:
         for name in (f"{address}/manifest.json", f"{address}/dropped.json"):
             if self.fs.exists(self._remote(name)):
                 self.fs.rm_file(self._remote(name))
-        if not self.is_local and self.fs.exists(self._remote(address)):
-            self.fs.rm(self._remote(address), recursive=True)
+        if not self.is_local:
+            for name in self.fs.find(self._remote(address)):  # not rm(recursive=True): it takes a name with brackets for a pattern
+                self.fs.rm_file(name)
         shutil.rmtree(self.dir(address), ignore_errors=True)
 
     def size(self, address: str) -> int:
@@ -344,6 +408,13 @@ class Store:
         full = made_of | {"parts": [p.content for p in parts]}
         thing = Publication(kind, name, version, fingerprint(full), full, tuple(p.address for p in parts), info, about(time.time()))
         old = self.published(kind, name, version)
+        if old is None:
+            try:
+                self.write_json(f"{thing.address}/manifest.json", dataclasses.asdict(thing), exclusive=True)
+            except StoreError:
+                old = self.published(kind, name, version)  # another run was first
+                if old is None:
+                    raise
         if old is not None:
             if old.fingerprint != thing.fingerprint:
                 raise StoreError(
@@ -351,7 +422,6 @@ class Store:
                     "Give the recipe another version, or leave the version out of the overrides to get one with a suffix."
                 )
             return old
-        self.write_json(f"{thing.address}/manifest.json", dataclasses.asdict(thing), exclusive=True)
         return thing
 
     def published(self, kind: str, name: str, version: str) -> Publication | None:
@@ -380,6 +450,12 @@ class Store:
         for kind in ("corpora", "indexes", "tokenizers", "models"):
             for name in self._names(kind):
                 yield from self.versions(kind, name)
+
+
+def _differs(file: File, size: int, sha256: str) -> str:
+    if size != file.bytes:
+        return f"has {size:,} bytes; its manifest says {file.bytes:,}"
+    return f"has sha256 {sha256[:12]}…; its manifest says {file.sha256[:12]}…"
 
 
 def stage_address(stage: str, recipe: str, print_: str) -> str:
@@ -429,6 +505,7 @@ def run_stage(
     if found is not None:
         return dataclasses.replace(found, skipped=True)
     address = stage_address(stage.name, recipe, print_)
+    store.ready()
     directory = store.dir(address)
     directory.mkdir(parents=True, exist_ok=True)
     with locked(store, address):
@@ -463,8 +540,10 @@ def _settle(
         sync_directory(path.parent)
     if not store.is_local:
         for file in files:
-            store.fs.makedirs(str(Path(store._remote(f"{address}/{file.path}")).parent), exist_ok=True)
-            store.fs.put_file(str(directory / file.path), store._remote(f"{address}/{file.path}"))
+            with store._asking():
+                if store.fs.protocol not in BUCKETS:
+                    store.fs.makedirs(str(Path(store._remote(f"{address}/{file.path}")).parent), exist_ok=True)
+                store.fs.put_file(str(directory / file.path), store._remote(f"{address}/{file.path}"))
     manifest = Manifest(
         address=address, fingerprint=print_, content=result.content or print_, made_of=source, inputs={role: m.address for role, m in inputs.items()},
         files=tuple(files), seen=result.seen, kept=result.kept, rejected=rejected, info=result.info, reproducible=result.reproducible, about=about(start),
@@ -472,7 +551,13 @@ def _settle(
     shutil.rmtree(directory / "_work", ignore_errors=True)
     data = dataclasses.asdict(manifest)
     del data["skipped"]
-    store.write_json(f"{address}/manifest.json", data, exclusive=True)
+    try:
+        store.write_json(f"{address}/manifest.json", data, exclusive=True)
+    except StoreError:
+        theirs = store.manifest(address)  # another run was first
+        if theirs is None or theirs.files != manifest.files:
+            raise
+        return dataclasses.replace(theirs, skipped=True)
     return manifest
 
 

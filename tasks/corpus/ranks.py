@@ -35,7 +35,7 @@ from datatrove.pipeline.base import PipelineStep
 from model.config import from_dict
 from model.errors import ConfigError, FatalError, IngotError, RankError
 from tasks.corpus.document import PartWriter
-from tasks.corpus.engine import SINGLE, TRIES, EngineConfig, cancel_jobs, die_with_parent
+from tasks.corpus.engine import TRIES, EngineConfig, cancel_jobs, die_with_parent
 from tasks.corpus.manifest import translate, versions
 
 IDLE = 60.0
@@ -266,16 +266,17 @@ def _ray(job: Job) -> None:
         raise ConfigError("engine.kind=ray needs Ray: pip install -c constraints.txt 'ingot-llm[ray]', on every node.") from None
 
     address = job.engine.address or os.environ.get("RAY_ADDRESS") or "auto"
-    variables = SINGLE | {"PYTHONPATH": _import_path()}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables})
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {address} ({error}). Start one (`ray start --head`), or set engine.address.") from None
-    _need_shared(job.scratch)
-    RayPipelineExecutor(
+    executor = RayPipelineExecutor(
         [RankStep(str(job.scratch / "job.json"))], tasks=len(job.items), workers=job.engine.workers, logging_dir=str(job.scratch / "datatrove"),
         cpus_per_task=job.engine.cpus, mem_per_cpu_gb=job.engine.memory,
-    ).run()  # fmt: skip
+    )  # fmt: skip
+    executor.run()
+    if executor.get_incomplete_ranks() and not (job.scratch / "error.json").exists():
+        _need_shared(job.scratch)
 
 
 def _need_shared(scratch: Path) -> None:

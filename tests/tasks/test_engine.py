@@ -3,109 +3,114 @@
 import json
 import os
 import signal
-from dataclasses import dataclass
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from engines import hashes, place, run, tried
 
-from model.config import STRICT
-from model.errors import InputError, RankError
+from model.errors import ConfigError, InputError, RankError
+from tasks.corpus import engine as engines
 from tasks.corpus.document import new_document, read_rows
-from tasks.corpus.engine import books, local, run_ranks
-from tasks.corpus.manifest import Stage, Store, run_stage
+from tasks.corpus.engine import EngineConfig, local
 
-HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Fake:
-    """How a rank of these tests behaves."""
-
-    __pydantic_config__ = STRICT
-    rows: int
-    trouble: str
-
-
-def rank(config, item, out):
-    log = Path(item["log"])
-    with log.open("a") as handle:
-        handle.write(f"{out.rank}\n")
-    tries = log.read_text().split().count(str(out.rank))
-    for number in range(config.rows):
-        row = new_document(f"text {number} of {item['name']}", source="files", snapshot="s", origin_file=item["name"], place=number)
-        if number % 3:
-            out.keep(row)
-        else:
-            out.reject(row, "third", number)
-        if out.rank == 1 and number == config.rows // 2:
-            if (config.trouble == "killed" and tries == 1) or config.trouble == "always":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if config.trouble == "hangs" and tries == 1:
-                import time
-
-                time.sleep(600)
-            if config.trouble == "mistake":
-                raise InputError("b.txt is wrong: value 7. Mend it.")
-    return {"name": item["name"]}
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-
-
-def run(store, trouble, workers=2, names="abcd", timeout=60.0):
-    store = Store(store.base / f"{trouble}-{workers}")
-    log = store.base / "ranks.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-
-    def body(work):
-        items = [{"name": name, "log": str(log), "rows": 100} for name in names]
-        config = Fake(100, trouble)
-        type(config).__module__ = rank.__module__ = "test_engine"
-        summaries = run_ranks(work, "test_engine:rank", config, items, local(workers, timeout))
-        return books(summaries, names=[s["info"]["name"] for s in summaries])
-
-    return run_stage(store, Stage("fake", 1), "r", Fake(100, trouble), {}, body)
-
-
-def hashes(manifest):
-    return [(f.path, f.sha256) for f in manifest.files]
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
 
 
 def test_any_number_of_workers_gives_the_same_parts(store):
-    one, three = run(store, "none", workers=1), run(store, "none", workers=3)
+    one, three = run(store, "none", local(1, 60.0)), run(store, "none", local(3, 60.0))
     assert hashes(one) == hashes(three) and len(one.parts()) == 4 and one.info["names"] == list("abcd")
     assert (one.seen, one.kept, one.rejected) == (400, 264, {"third": 136})
 
 
 def test_a_killed_rank_is_run_again_alone_and_gives_the_same_parts(store):
-    killed, calm = run(store, "killed", workers=4), run(store, "none", workers=4)
-    assert hashes(killed) == hashes(calm)
-    assert sorted((store.base / "killed-4" / "ranks.log").read_text().split()) == ["0", "1", "1", "2", "3"]
+    engine = local(4, 60.0)
+    assert hashes(run(store, "killed", engine)) == hashes(run(store, "none", engine))
+    assert tried(store, "killed", engine) == [0, 1, 1, 2, 3]
+
+
+def test_one_slot_works_on_rank_after_rank_and_only_the_killed_one_is_run_again(store):
+    engine = local(1, 60.0)
+    assert hashes(run(store, "killed", engine)) == hashes(run(store, "none", local(2, 60.0)))
+    assert tried(store, "killed", engine) == [0, 1, 1, 2, 3]
 
 
 def test_a_rank_without_a_sign_of_life_is_ended_and_run_again(store):
-    assert hashes(run(store, "hangs", workers=4, timeout=5.0)) == hashes(run(store, "none", workers=4))
+    engine = local(4, 5.0)
+    assert hashes(run(store, "hangs", engine)) == hashes(run(store, "none", engine))
 
 
 def test_a_rank_that_always_dies_fails_the_stage_as_transient(store):
-    with pytest.raises(RankError, match="rank 1 .* died 3 times"):
-        run(store, "always")
+    with pytest.raises(RankError, match=r"rank 1 .* died 3 times \(exit -9\)"):
+        run(store, "always", local(2, 60.0))
 
 
 def test_a_mistake_in_a_rank_comes_back_as_itself_and_is_not_tried_again(store):
+    engine = local(2, 60.0)
     with pytest.raises(InputError, match=r"b\.txt is wrong: value 7"):
-        run(store, "mistake")
-    assert (store.base / "mistake-2" / "ranks.log").read_text().split().count("1") == 1
+        run(store, "mistake", engine)
+    assert tried(store, "mistake", engine).count(1) == 1
 
 
 def test_no_process_is_left_behind_but_the_launcher(store):
-    run(store, "none", workers=2)
+    run(store, "none", local(2, 60.0))
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    run(store, "killed", workers=2)
+    run(store, "killed", local(2, 60.0))
     assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
+    engines.stop()
+    assert not {p.pid for p in psutil.Process().children(recursive=True)} & before
+
+
+def test_a_killed_launcher_costs_a_try_and_not_the_stage(store):
+    engine = local(2, 60.0)
+    run(store, "none", engine)
+    os.kill(engines._launcher.process.pid, signal.SIGKILL)
+    assert hashes(run(store, "none", local(3, 60.0))) == hashes(run(store, "killed", engine))
+
+
+def test_slots_and_launcher_end_with_a_killed_stage(store, tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(TESTS)!r})
+        from engines import run
+        from tasks.corpus.engine import local
+        from tasks.corpus.manifest import Store
+        run(Store({str(store.base)!r}), "hangs", local(2, 600.0))
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    )
+    engine = local(2, 600.0)
+    log, limit = place(store, "hangs", engine) / "ranks.log", time.monotonic() + 60
+    while not (log.exists() and 1 in tried(store, "hangs", engine)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert len(family) >= 2 and not psutil.wait_procs(family, timeout=10)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"kind": "slurm"}, "kind=slurm needs a partition"), ({"sbatch": ("account",)}, "sbatch holds name=value.*'account'")],
+)
+def test_settings_of_a_cluster_that_cannot_be_are_refused(change, words):
+    from model.config import from_dict, to_dict
+
+    with pytest.raises(ConfigError, match=words):
+        from_dict(EngineConfig, to_dict(local(2, 60.0)) | change)
 
 
 def test_a_rejects_sample_of_texts_is_bounded_and_does_not_depend_on_order(tmp_path):
