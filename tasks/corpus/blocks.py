@@ -88,6 +88,15 @@ STOPWORDS = (
     " der die und das den ist von mit zu sich auf dem ein eine nicht im auch es an werden aus er hat dass sie nach wird bei di che e non per sono"
     " da do na os em um uma nie z w i na jest do het een van dat op te zijn voor"
 )
+ADDRESSES = {
+    "product": "product products prod item items p dp sku listing itm buy pd",
+    "list": "category categories collection collections c cat catalog tag tags archive archives search browse list jobs department shop topics all",
+    "article": "blog blogs news article articles post posts story stories magazine insights resources press content features review reviews best",
+    "forum": "forum forums thread threads topic viewtopic showthread question questions discussion discussions community t comments r",
+    "docs": "docs doc documentation reference manual api guide guides wiki learn tutorial tutorials developer developers support help",
+    "service": "services service solutions platform pricing about features company programs course courses",
+}
+"""What words of a page's canonical address say it is."""
 SAYINGS = {
     "related": "related similar recommended recommends recommendations popular trending latest also more next previous recent recently top featured bestsellers viewed bought",
     "comment": "comments comment replies reply responses respond discussion leave thread posts threads joined members likes",
@@ -160,6 +169,7 @@ _CLASS[_NUMBER["input"]] |= 8
 _TAG = _lookup(_NUMBER.items(), 512)
 _MEANING = _lookup(((word, 1 << bit) for bit, words in enumerate(SEMANTICS.values()) for word in words.split()), 1024)
 _KIND = _lookup(((word, 1 << bit) for bit, words in enumerate(KINDS.values()) for word in words.split()), 256)
+_ADDRESS = _lookup(((word, 1 << bit) for bit, words in enumerate(ADDRESSES.values()) for word in words.split()), 256)
 _STOP = _lookup(
     (
         *((word, 1) for word in STOPWORDS.split() + list(STOPMARKS)),
@@ -172,7 +182,7 @@ _ATTRIBUTE = _lookup(((name, number) for number, name in enumerate(ATTRIBUTES.sp
 _KIND_OF_MARK = {name: number for number, name in enumerate(MARKS_OF, 1)}
 _SAYS = _lookup(((word, _KIND_OF_MARK[kind]) for kind, words in SAYS.items() for word in dict.fromkeys(words.split())), 128)
 M_TITLE, M_HEADING, M_CANONICAL, M_BASE, M_JSON_LD, M_TIME = range(1, 7)
-M_STATED, M_DESCRIBED = _KIND_OF_MARK["stated"], _KIND_OF_MARK["described"]
+M_STATED, M_DESCRIBED, M_OG_URL = (_KIND_OF_MARK[name] for name in ("stated", "described", "og_url"))
 _NAMED = "a article b base body br h1 head html li link meta pre script strong td th time title tr"
 A, ARTICLE, B, BASE, BODY, BR, H1, HEAD, ROOT, LI, LINK, META, PRE, SCRIPT, STRONG, TD, TH, TIME, TITLE, TR = (
     _NUMBER[tag] for tag in _NAMED.split()
@@ -348,12 +358,34 @@ def remember(html: Bytes, start: int, end: int, pairs: Ints, bit: int) -> int:
 
 @njit(types.void(HTML, types.int64[:, ::1], INT, types.int64[::1], types.int64[:, ::1], INT, types.int64[::1]), cache=True)
 def recite(html: Bytes, marks: Ints, marked: int, words: Ints, blocks: Ints, count: int, page: Ints) -> None:
-    """Count in each block the pairs of words that the page's description has, and those that the texts in its JSON-LD have; words of the latter to page[4]."""
+    """Count in each block the pairs of words that the page's description has, and those that the texts in its JSON-LD have; words of the latter to page[4].
+
+    What the page's own address says goes to page[5:8]: bits of ADDRESSES, levels of its path, words of the last one.
+    """
     pairs = np.zeros((4096, 2), np.int64)
     told = 0
     for m in range(marked):
         start, end = marks[m, 1], marks[m, 2]
-        if marks[m, 0] == M_DESCRIBED:
+        if (marks[m, 0] == M_CANONICAL or marks[m, 0] == M_OG_URL) and page[6] == 0:
+            page[6] = 1
+            slashes = 0
+            path = start
+            for at in range(start, end):
+                if html[at] == 63 or html[at] == 35:  # ? and #
+                    end = at
+                    break
+                if html[at] == 47:
+                    slashes += 1
+                    if slashes == 3:
+                        path = at
+                    if slashes >= 3 and at + 1 < end and html[at + 1] > 47:
+                        page[6] += 1
+                        page[7] = 1
+                elif html[at] == 45 or html[at] == 95:
+                    page[7] += 1
+            if slashes >= 3:
+                page[5] = meanings(html, path, end, _ADDRESS)
+        elif marks[m, 0] == M_DESCRIBED:
             told += remember(html, start, min(end, start + 2000), pairs, 1)
         elif marks[m, 0] == M_JSON_LD:
             at = start
@@ -392,7 +424,7 @@ def recite(html: Bytes, marks: Ints, marked: int, words: Ints, blocks: Ints, cou
 def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, Ints, Ints, Ints]:
     """Read a serialised page.
 
-    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words, words in JSON-LD], marks (k, 3): kind, start and end in html.
+    -> text (bytes, UTF-8), blocks (n, COLUMNS), nodes (m, NODE_COLUMNS), page: [elements, depth, kinds, title words, and what `recite` adds], marks (k, 3): kind, start and end in html.
     Reading stops where elements or depth pass the limit.
     """
     size = html.shape[0]
@@ -406,7 +438,7 @@ def scan(html: Bytes, most_nodes: int, most_depth: int) -> tuple[Bytes, Ints, In
     stack = np.zeros(most_depth + 8, np.int64)
     title = np.zeros(64, np.int64)
     titled = 0
-    page = np.zeros(5, np.int64)
+    page = np.zeros(8, np.int64)
     words = np.empty(size // 2 + 8, np.int64)
     words[0] = 0
     before = 0  # words in the blocks that have ended
@@ -878,14 +910,15 @@ FEATURES = (
     "page_words", "page_linked", "page_blocks", "page_prose", "page_prose_share", "page_cjk", "page_articles", "page_h1",
     *(f"page_{kind}" for kind in KINDS),
     *(f"page_says_{name}" for name in SAYINGS),
-    "page_prices", "page_repeated", "page_recited",
+    "page_prices", "page_repeated", "page_recited", "page_levels", "page_slug",
+    *(f"address_{kind}" for kind in ADDRESSES),
 )  # fmt: skip
 _HOLDERS = np.array([_NUMBER[name] for name in HOLDERS.split()])
 _ABOVE = np.full(len(TAGS) + 1, -1, np.int64)
 for _place, _name in enumerate(ABOVE.split()):
     _ABOVE[_NUMBER[_name]] = _place
 N_HOLDERS, N_ABOVE, N_SEMANTICS, N_KINDS, N_FEATURES = len(_HOLDERS), len(ABOVE.split()), len(SEMANTICS), len(KINDS), len(FEATURES)
-N_SAYINGS = len(SAYINGS)
+N_SAYINGS, N_ADDRESSES = len(SAYINGS), len(ADDRESSES)
 _IS_HEADING = np.isin(
     np.arange(len(TAGS) + 1), [_NUMBER[name] for name in ["h1", "h2", "h3", "h4", "h5", "h6", "summary", "legend"] if name in _NUMBER]
 )
@@ -1153,6 +1186,12 @@ def describe(blocks: Ints, nodes: Ints, page: Ints, size: int) -> Floats:
         x[k] = prices / n
         x[k + 1] = repeated / max(1, total)
         x[k + 2] = page[4]
+        x[k + 3] = page[6]
+        x[k + 4] = page[7]
+        k += 5
+        for bit in range(N_ADDRESSES):
+            x[k] = page[5] >> bit & 1
+            k += 1
     return found
 
 

@@ -50,7 +50,7 @@ ASCII = bytes(range(128))
 TABLE = Path(__file__).with_name("main_text.json")
 BAD = re.compile(r"[\x80-\x9f\ue000-\uf8ff\ufffd]")
 
-DOUBT = 0.3
+DOUBT = 0.2
 """Expected F1 below which a page is said to have no main text: its pieces are chosen by little more than chance (link pages, shells filled by scripts)."""
 
 

@@ -107,6 +107,56 @@ def test_features_say_what_they_are_named_for():
     assert rows["words"][2] == rows["words+1"][1] == len(SENTENCES.split())
 
 
+def columns(html):
+    """Each feature of a page's blocks, by name."""
+    page = page_of(html)
+    return dict(zip(b.FEATURES, b.describe(page.blocks, page.nodes, page.facts, page.size).T.tolist(), strict=True))
+
+
+def test_what_words_and_headings_say_is_known_of_the_blocks_below_them():
+    rows = columns("<p>Ten lamps</p><h2>You may also like</h2><p>Add to cart</p><div>$5.00</div><h3>Customer Reviews</h3><p>Fine</p>")
+    assert rows["says_related"] == [0, 1, 0, 0, 0, 0]
+    assert rows["headed_related"] == [-1, 1, 1, 1, 0, 0]
+    assert rows["headed_review"] == [-1, 0, 0, 0, 1, 1]
+    assert rows["says_shop"] == [0, 0, 1, 0, 0, 0]
+    assert rows["since_heading"] == [-1, 0, 1, 2, 0, 1]
+    assert rows["prices"] == [0, 0, 0, 1, 0, 0]
+    assert rows["page_prices"] == [pytest.approx(1 / 6)] * 6
+
+
+def test_a_text_that_stands_twice_is_known_the_second_time():
+    rows = columns("<p>Read more</p><p>Other words</p><div>read  MORE</div>")
+    assert rows["same"] == [2, 1, 2]
+    assert rows["again"] == [0, 0, 1]
+    assert rows["page_repeated"] == [pytest.approx(2 / 6)] * 3
+
+
+def test_blocks_that_the_page_s_description_or_its_json_ld_repeat_are_known():
+    head = (
+        "<meta name=description content='The keeper climbs the tower'><script type='application/ld+json'>"
+        '{"@type": "Product", "name": "not this", "description": "He trims the \\"wick\\" and wipes"}</script>'
+    )
+    rows = columns(head + "<p>the keeper climbs</p><p>trims the wick and</p><p>not this</p>")
+    assert rows["described"] == [pytest.approx(2 / 3), 0, 0]
+    assert rows["recited"] == [0, pytest.approx(3 / 4), 0]
+    assert rows["page_recited"] == [6] * 3
+
+
+@pytest.mark.parametrize(
+    ("address", "kinds", "levels", "slug"),
+    [
+        ("https://a.example/collections/mens-socks?page=blog", "list", 3, 2),
+        ("https://a.example/blog/2025/ten-lamps-to-see/", "article", 4, 4),
+        ("https://a.example/", "", 1, 0),
+        ("https://a.example", "", 1, 0),
+    ],
+)
+def test_the_page_s_address_says_what_it_is(address, kinds, levels, slug):
+    rows = columns(f"<link rel=canonical href='{address}'><p>x</p>")
+    assert {kind for kind in b.ADDRESSES if rows[f"address_{kind}"] == [1]} == set(kinds.split())
+    assert (rows["page_levels"], rows["page_slug"]) == ([levels], [slug])
+
+
 def test_the_table_asks_only_for_columns_that_exist_and_uses_both_forests():
     first, second = forests(TABLE)
     assert first.columns.max() < len(b.FEATURES) <= second.columns.max() < len(b.FEATURES) + len(b.CONTEXT)
