@@ -11,7 +11,6 @@ A pack's name ends in a hash of exactly what was asked for, so that a request's 
 A range that is not one whole member of the URL that the index names is counted there as wrong_record, and holds no bytes.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -202,7 +201,7 @@ def packed(path: Path, cap: int) -> Iterator[tuple[str, Record]]:
                 yield file, Record(offset, length, problem=problem, value=value, headers={"warc-target-uri": url})
                 continue
             for record in compressed(data.read(length), cap):
-                yield file, dataclasses.replace(record, offset=record.offset + offset)
+                yield file, record._replace(offset=record.offset + offset)
 
 
 def origins(path: Path) -> Iterator[tuple[str, int, int, str, str, str]]:

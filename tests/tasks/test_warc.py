@@ -4,11 +4,11 @@ import gzip
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcs import http, member, page, record
 
-from tasks.corpus.warc import HEAD, parse, records
+from tasks.corpus.warc import HEAD, by_fastwarc, parse, plain, records, split
 
 CAP = 1 << 20
 FIVE = [member(f"http://e.example/{n}", http(page() + b"<!-- %d -->" % n)) for n in range(5)]
@@ -157,6 +157,48 @@ def test_arc_files_are_one_problem_that_says_what_to_do(tmp_path):
         (found,) = read(tmp_path, data, name)
         assert found.problem == "arc_file"
         assert "warcio" in found.value
+
+
+LINES = st.lists(
+    st.tuples(
+        st.sampled_from(["Content-Type", "content-length", "X-A", "x-a", "Content-Encoding", "Transfer-Encoding", "", "A b", "X-Ü", "WARC-Truncated", "Server"]),
+        st.sampled_from([": ", ":", ":\t", " : ", ""]),
+        st.sampled_from(["", "text/html", "Text/HTML; Charset=GBK", 'text/html;charset="utf-8"', "5", "99999", "identity", "gzip", "chunked", "a ", "\u00e9", "a\r\n b", "\x00", "x;y"]),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["WARC/1.0", "WARC/1.1", "WARC/0.18", "WARC/1.0 ", "warc/1.0"]),
+    st.sampled_from(["response", "request", "conversion", "resource", "metadata", "RESPONSE", "revisit", "new", ""]),
+    st.sampled_from(["application/http; msgtype=response", "application/http", "text/plain", ""]),
+    LINES,
+    st.sampled_from(["HTTP/1.1 200 OK", "HTTP/1.0 404", "HTTP/2 200", "HTTP/1.1 200", "HTTP/1.1 20 x", "200 OK", "HTTP/1.1  200 OK", "HTTP/1.1 200 \u00fc", ""]),
+    LINES,
+    st.sampled_from([b"", b"x", b"<p>page</p>", b"\r\n\r\n", b"a\r\n\r\nb", b"y" * 300, b"5\r\nabcde\r\n0\r\n\r\n"]),
+    st.sampled_from([0, 0, 0, -1, 1, 50]),
+    st.sampled_from(["\r\n", "\r\n", "\n"]),
+    st.sampled_from([b"", b"\r\n\r\n", b"\r\n\r\n\r\n", b"junk"]),
+)  # fmt: skip
+def test_what_is_read_here_is_what_fastwarc_reads(version, kind, declared, more, status, fields, body, lie, feed, pad):
+    def lines(pairs):
+        return "".join(name + colon + value + feed for name, colon, value in pairs)
+
+    block = (status + feed + lines(fields) + feed).encode() + body
+    head = (
+        f"{version}{feed}WARC-Type: {kind}{feed}Content-Type: {declared}{feed}Content-Length: {len(block) + lie}{feed}{lines(more)}{feed}"
+    )
+    data = head.encode() + block + pad
+    found = plain(data, 3, 7, 200)
+    if found is not None:
+        [(start, stop, problem)] = split(data)
+        assert (start, problem) == (0, "") and found == by_fastwarc(data[:stop], 3, 7, 200, stop)
+    if version == "WARC/1.0" and kind == "response" and feed == "\r\n" and not more and not fields and body and lie == 0 and pad != b"junk":
+        assert (found is not None) == (
+            declared.endswith("msgtype=response") and status in ("HTTP/1.1 200 OK", "HTTP/1.0 404", "HTTP/1.1 200")
+        )
 
 
 @given(
