@@ -9,7 +9,7 @@ new document is read from there, to verify. `info["signature"]` is the header (m
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,10 @@ def need_header(segment: Manifest, config: IndexConfig) -> None:
         )
 
 
-def signature_rank(config: IndexConfig, item: dict[str, Any], out: PartWriter) -> None:
-    """Write signatures-RRRRR.parquet of one part: identity, and a uint64 key a band."""
+def signature_rank(config: IndexConfig, item: dict[str, Any], out: PartWriter, batches: Iterable[pa.RecordBatch] | None = None) -> None:
+    """Write signatures-RRRRR.parquet of one part: identity, and a uint64 key a band. `batches`: the part, where it is in memory."""
     identities, keys = [], [np.empty((0, config.bands), np.uint64)]
-    for batch in read_batches([Path(item["path"])], [*IDENTITY, "text"]):
+    for batch in batches if batches is not None else read_batches([Path(item["path"])], [*IDENTITY, "text"]):
         made = minhash.signatures(batch["text"], config.permutations, config.seed)
         keys.append(minhash.bands(made, config.bands, config.rows))
         identities.append(batch.select(IDENTITY))
