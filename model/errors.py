@@ -14,6 +14,7 @@ IngotError
     │   └── SpaceError        not enough room on the disk
     ├── BooksError            kept + rejected differs from seen
     ├── EmptyError            a stage has nothing left to work on
+    ├── RemovalError          a stage would remove more of a source than its guardrail allows
     ├── ShardError            .bin and .idx disagree, or are not of this format
     ├── JudgeError            a trained quality model that is worse than the recipe allows
     ├── TokenizerError        a tokenizer that does not fit the corpus or the model
@@ -80,6 +81,10 @@ class BooksError(FatalError):
 
 class EmptyError(FatalError):
     """A stage has nothing left to work on."""
+
+
+class RemovalError(FatalError):
+    """A stage would remove more of a source than its guardrail allows."""
 
 
 class ShardError(FatalError):

@@ -4,6 +4,8 @@
     digest(data, offsets, …)    64-bit hashes of the shingles of a batch
     xxh3(data, size, …)         hashes of equal pieces: band keys
     shared(a, b)                how many values two sets have in common
+    unite(parent, …)            union-find over buckets; flatten(parent): its roots
+    walk(begin, bucket, …)      who stays of the documents of some buckets (keepers.py states the rule)
 
 A batch is Arrow's: bytes, and offsets of n + 1 places in them. Every kernel has its types stated, is compiled once a machine and kept beside this file.
 """
@@ -12,12 +14,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import int64, njit, types, uint8, uint32, uint64, void
+from numba import float64, int32, int64, njit, types, uint8, uint32, uint64, void
+from numba.core import entrypoints
 from numba.extending import intrinsic
 
 from tasks.corpus.codepoints import CHARACTER, PHRASES, POINT, POOL, SPACE, STOP, WORD
 from tasks.corpus.minhash import SHINGLE
 
+entrypoints._already_initialized = True
+"""numba would load the extensions of all packages that are installed; that of awkward, which gigatoken brings, takes a process 0.9 s."""
 A1, A2, A3, A4, A5 = 2654435761, 2246822519, 3266489917, 668265263, 374761393
 B1, B2, B3, B4, B5 = 11400714785074694791, 14029467366897019727, 1609587929392839161, 9650029242287828579, 2870177450012600261
 """Primes of xxh32 and xxh64."""
@@ -46,6 +51,18 @@ def _loader(word: Any, bits: int) -> Any:
 
 
 _load32, _load64 = _loader(types.uint32, 32), _loader(types.uint64, 64)
+
+
+def _read(context: Any, address: Any) -> Any:
+    """The 64-bit word at an address: sets lie in mapped files of which there are many."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+    return types.uint64(types.uint64), code
+
+
+_word: Any = intrinsic(_read)
 
 
 @njit(uint32(BYTES, uint64, uint64), cache=True)
@@ -379,3 +396,105 @@ def shared(a: Any, b: Any) -> Any:
         i += uint64(x <= y)
         j += uint64(y <= x)
     return found
+
+
+@njit(int32(types.int32[::1], int32), cache=True)
+def _root(parent: Any, one: Any) -> Any:
+    """The least member of its set; halves the way there for who comes next."""
+    while parent[one] != one:
+        parent[one] = parent[parent[one]]
+        one = parent[one]
+    return one
+
+
+@njit(void(types.int32[::1], types.Array(types.int32, 1, "C", readonly=True), OFFSETS), cache=True)
+def unite(parent: Any, members: Any, starts: Any) -> None:
+    """Join the sets of members[starts[n]:starts[n + 1]] for each n; a set is known by its least member."""
+    for bucket in range(len(starts) - 1):
+        one = _root(parent, members[starts[bucket]])
+        for at in range(starts[bucket] + 1, starts[bucket + 1]):
+            other = _root(parent, members[at])
+            parent[max(one, other)] = min(one, other)
+            one = min(one, other)
+
+
+@njit(void(types.int32[::1]), cache=True)
+def flatten(parent: Any) -> None:
+    """Make every member point to the least of its set."""
+    for one in range(len(parent)):
+        parent[one] = parent[parent[one]]  # which is less, so it points there already
+
+
+@njit(float64(uint64, int64, uint64, int64), cache=True)
+def _alike(a: Any, a_size: Any, b: Any, b_size: Any) -> Any:
+    """Jaccard similarity of two ascending sets of 64-bit words at two addresses."""
+    i, j, both = uint64(0), uint64(0), int64(0)
+    while i < uint64(a_size) and j < uint64(b_size):
+        x, y = _word(a + uint64(8) * i), _word(b + uint64(8) * j)
+        both += int64(x == y)
+        i += uint64(x <= y)
+        j += uint64(y <= x)
+    return float64(both) / float64(a_size + b_size - both)
+
+
+WALK = types.UniTuple(int64, 2)(
+    OFFSETS, types.int32[::1], types.int32[::1], types.uint8[::1], types.boolean[::1], types.uint64[::1], types.int64[::1], float64,
+    types.int32[::1], types.float64[::1], types.uint8[::1],
+)  # fmt: skip
+
+
+@njit(WALK, cache=True)
+def walk(
+    begin: Any, bucket: Any, room: Any, kind: Any, published: Any, address: Any, size: Any, threshold: Any, keeper: Any, similarity: Any, rule: Any
+) -> Any:  # fmt: skip
+    """Decide over documents 0 … in order. Document d is in bucket[begin[d]:begin[d + 1]], ascending, and its set is size[d] words at address[d].
+
+    room: most keepers of a bucket; kind: its rule, 0 where members must be compared. Fills keeper (-1: stays), similarity and rule. Returns
+    (pairs compared, documents that stay although one of their buckets had more keepers than room).
+    """
+    start = np.zeros(len(room) + 1, np.int64)
+    for b in range(len(room)):
+        start[b + 1] = start[b] + room[b]
+    held, filled, over = np.empty(start[-1], np.int32), np.zeros(len(room), np.int32), np.zeros(len(room), np.bool_)
+    tried, others = np.full(len(keeper), -1, np.int32), np.empty(len(keeper), np.int32)
+    compared = untried = 0
+    for d in range(len(keeper)):
+        keeper[d] = -1
+        if not published[d]:
+            count = 0
+            for at in range(begin[d], begin[d + 1]):
+                b = bucket[at]
+                if kind[b] and filled[b] and keeper[d] < 0:
+                    other = held[start[b]]
+                    keeper[d], rule[d] = other, kind[b]
+                    similarity[d] = 1.0 if kind[b] == 1 else _alike(address[d], size[d], address[other], size[other])
+                for place in range(start[b], start[b] + filled[b] if kind[b] == 0 else start[b]):
+                    other = held[place]
+                    if tried[other] != d:
+                        tried[other] = d
+                        others[count] = other
+                        count += 1
+            if keeper[d] < 0 and count:
+                for other in np.sort(others[:count]):
+                    compared += 1
+                    a, b_ = float64(size[d]), float64(size[other])
+                    if min(a, b_) < threshold * max(a, b_):
+                        continue
+                    found = _alike(address[d], size[d], address[other], size[other])
+                    if found >= threshold:
+                        keeper[d], similarity[d], rule[d] = other, found, 0
+                        break
+            if keeper[d] < 0:
+                for at in range(begin[d], begin[d + 1]):
+                    if over[bucket[at]]:
+                        untried += 1
+                        break
+        if keeper[d] < 0:
+            for at in range(begin[d], begin[d + 1]):
+                b = bucket[at]
+                if filled[b] < room[b]:
+                    held[start[b] + filled[b]] = d
+                    filled[b] += 1
+                elif kind[b] == 0:
+                    over[b] = True
+    return compared, untried

@@ -8,6 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from corpora import ENGINE, changed, document, output_of, parts_of, rows_of, run_inline, words
+from deduping import CONFIG, evidence, in_order, run
+from deduping import inline as inline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shingling import similarity as true_similarity
@@ -17,22 +19,7 @@ from model.errors import ConfigError, DamageError, RankError
 from tasks.corpus import dedup, index, keepers
 from tasks.corpus.dedup import DedupConfig
 
-CONFIG = DedupConfig(
-    threshold=0.8, permutations=128, seed=1, bands=25, rows=5, source_order=("wikipedia", "files", "commoncrawl"), bucket_limit=100
-)
 CHINESE = "他们在清晨登上塔顶擦拭灯室的玻璃然后记录海上的天气和风向这本日志至今还保存在城里的图书馆中供研究航海历史的人借阅"
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    monkeypatch.setattr(dedup, "run_ranks", run_inline)
-    monkeypatch.setattr(index, "run_ranks", run_inline)
-
-
-def in_order(rows):
-    """The stated order, written anew: source, snapshot, file, place."""
-    rank = {source: number for number, source in enumerate(CONFIG.source_order)}
-    return sorted(rows, key=lambda r: (rank.get(r["source"], 9), r["source"], r["snapshot"], r["origin_file"], r["origin_offset"], r["id"]))
 
 
 def oracle(rows, previous=()):
@@ -59,18 +46,6 @@ def planted(seed=0, families=60):
             rows.append(document(text, 7 * family + copy, source, chosen.choice(["s1", "s2"]), chosen.choice(["a", "b"])))
     chosen.shuffle(rows)
     return rows
-
-
-def run(store, rows, previous=(), parts=3, config=CONFIG, engine=ENGINE, recipe="test"):
-    inputs = {"filter": output_of(store, "filter", [rows[at::parts] for at in range(parts)])}
-    for at, docs in enumerate(previous):
-        inputs[f"previous-{at:03d}"] = old = output_of(store, "decontaminate", [docs])
-        inputs[f"index-{at:03d}"] = index.run(store, recipe, config.signatures, {"documents": old}, engine)
-    return dedup.run(store, recipe, config, inputs, engine)
-
-
-def evidence(store, manifest):
-    return {row["id"]: (row["kept_id"], row["similarity"], row["rule"]) for row in rows_of(store, manifest, "duplicates-")}
 
 
 @pytest.mark.usefixtures("inline")
@@ -121,6 +96,7 @@ def test_a_run_that_died_in_any_pass_is_taken_up_with_the_same_bytes(store, tmp_
     from tasks.corpus.manifest import Store
 
     rows = planted(seed=2, families=6)
+    monkeypatch.setattr(dedup, "HELD", 0)
     monkeypatch.setattr(dedup, "run_ranks", run_inline)
     monkeypatch.setattr(index, "run_ranks", run_inline)
     whole = parts_of(other := Store(tmp_path / "other"), run(other, rows))
@@ -261,51 +237,131 @@ def test_more_minima_in_bands_than_in_the_signature_are_refused():
         )
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.sets(st.integers(0, 12), min_size=6, max_size=9)),
-        max_size=14,
-        unique_by=lambda d: d[:2],
-    ),
-    st.randoms(),
-)
-def test_the_walk_equals_the_oracle_when_all_share_a_bucket(tmp_path_factory, documents, shuffled):
-    """The decisions alone, with sets given and every pair a candidate."""
+class Held:
+    """Sets in memory, for keepers.decide: one part, a set a row."""
+
+    def __init__(self, sets):
+        self.sets = [np.array(sorted(one), np.uint64) for one in sets]
+
+    def __call__(self, part, row):
+        some = [self.sets[at] for at in row.tolist()]
+        return np.array([one.ctypes.data for one in some], np.uint64), np.array(list(map(len, some)), np.int64)
+
+
+def reference(documents, order, limit, urls):
+    """The walk in plain Python, as keepers.py states it: (keeper, similarity, rule) of each that goes; who was not compared with all."""
+    kept, gone, untried, held = [], {}, 0, {}
+    for d in order:
+        one = documents[d]
+        buckets = [held.setdefault((band, key), []) for band, key in enumerate(one["keys"])]
+        if not one["published"]:
+            texts = [k for k in kept if documents[k]["text"] == one["text"]]
+            addresses = [k for k in kept if urls and one["url"] and documents[k]["url"] == one["url"]]
+            others = sorted({k for bucket in buckets for k in bucket[:limit]}, key=order.index)
+            alike = [(k, jaccard(one["set"], documents[k]["set"])) for k in others]
+            near = [(k, found) for k, found in alike if found >= CONFIG.threshold]
+            if texts:
+                gone[d] = texts[0], 1.0, "exact"
+            elif addresses:
+                gone[d] = addresses[0], jaccard(one["set"], documents[addresses[0]]["set"]), "url"
+            elif near:
+                gone[d] = *near[0], "near"
+            else:
+                untried += any(len(bucket) > limit for bucket in buckets)
+        if d not in gone:
+            first = urls or not any(documents[k]["text"] == one["text"] for k in kept)  # a later published copy of a text is in no bucket
+            kept.append(d)
+            for bucket in buckets if first else ():
+                bucket.append(d)
+    return gone, untried
+
+
+def jaccard(a, b):
+    return len(a & b) / len(a | b)
+
+
+DOCUMENT = st.fixed_dictionaries(
+    {
+        "published": st.booleans(), "source": st.sampled_from(["files", "wikipedia", "other"]), "file": st.sampled_from("ab"),
+        "set": st.sampled_from([frozenset(range(start, start + size)) for start in range(0, 24, 2) for size in (9, 10, 11)]),
+        "url": st.sampled_from(["", "", "u1", "u2", "u3"]), "date": st.sampled_from(["", "2026-10-01", "2026-10-02T00:00:00Z"]),
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("urls", ["off", "first", "newest"])
+def test_the_walk_equals_a_plain_one_whatever_the_size_of_its_runs_and_batches(tmp_path_factory, urls, monkeypatch):
+    """The decisions alone, with sets and band keys given: any documents, any buckets, any limit."""
     import pyarrow as pa
 
     from tasks.corpus.document import record_id, write_table
+    from tasks.corpus.urls import KEYS, date_number
 
-    folder = tmp_path_factory.mktemp("walk")
-    documents = sorted(documents, key=lambda d: d[:2])
-    ordered = [(record_id("files", "s", file, place), file, place, frozenset(members)) for file, place, members in documents]
-    rows = ordered[:]
-    shuffled.shuffle(rows)
-    columns = {
-        "id": pa.array([r[0] for r in rows], pa.string()),
-        "text_hash": pa.array([f"{hash(r[3]) & (2**64 - 1):032x}" for r in rows], pa.string()),
-        "source": pa.array(["files"] * len(rows), pa.string()),
-        "snapshot": pa.array(["s"] * len(rows), pa.string()),
-        "origin_file": pa.array([r[1] for r in rows], pa.string()),
-        "origin_offset": pa.array([r[2] for r in rows], pa.int64()),
-        keepers.key_column(0): pa.array([7] * len(rows), pa.uint64()),
-    }
-    write_table(folder / "signatures-00000.parquet", pa.table(columns))
-    table = keepers.Documents.load([folder / "signatures-00000.parquet"], [False], ["files"])
-    buckets = keepers.Buckets.build(table, 1, 100, folder)
-    sets = [np.array(sorted(r[3]), np.uint64) for r in rows]
-    decisions = keepers.decide(table, buckets, lambda part, row: sets[row], 0.8)
+    @settings(max_examples=30, deadline=None)
+    @given(
+        st.lists(DOCUMENT, max_size=24), st.integers(1, 4), st.integers(1, 3), st.sampled_from([(2, 3, 4), (5, 100, 2), (100, 100, 100)])
+    )
+    def equal(documents, limit, parts, sizes):
+        for name, size in zip(("RUN", "MERGED", "WALKED"), sizes, strict=True):
+            monkeypatch.setattr(keepers, name, size)
+        folder = tmp_path_factory.mktemp("walk")
+        for place, one in enumerate(documents):
+            one |= {
+                "place": place,
+                "id": record_id(one["source"], "s", one["file"], place),
+                "text": min(one["set"]) * 100 + len(one["set"]),
+            }
+            one["keys"] = [min(one["set"]) // 4, (min(one["set"]) + 2) // 4, len(one["set"])]
+        documents = sorted(documents, key=lambda one: one["published"])  # parts of new documents come first
+        fresh = [one for one in documents if not one["published"]]
+        pieces = [fresh[at::parts] for at in range(parts)] + [[one for one in documents if one["published"]]]
+        documents = [one for piece in pieces for one in piece]
+        files, addresses = [], []
+        for number, piece in enumerate(pieces):
+            columns = {name: pa.array([one[name] for one in piece], pa.string()) for name in ("id", "source")}
+            columns |= {
+                "text_hash": pa.array([f"{one['text']:032x}" for one in piece], pa.string()),
+                "snapshot": pa.array(["s"] * len(piece), pa.string()),
+                "origin_file": pa.array([one["file"] for one in piece], pa.string()),
+                "origin_offset": pa.array([one["place"] for one in piece], pa.int64()),
+            }
+            columns |= {keepers.key_column(band): pa.array([one["keys"][band] << 60 for one in piece], pa.uint64()) for band in range(3)}
+            files.append(folder / f"signatures-{number:05d}.parquet")
+            write_table(files[-1], pa.table(columns))
+            addresses.append(folder / f"urls-{number:05d}.npy")
+            np.save(addresses[-1], np.array([(1, hash(o["url"]) & 255, date_number(o["date"]) if o["url"] else -1) for o in piece], KEYS))
+        order = sorted(
+            range(len(documents)),
+            key=lambda d: (not documents[d]["published"], ["files", "other", "wikipedia"].index(documents[d]["source"]), documents[d]["file"], documents[d]["place"]),
+        )  # fmt: skip
+        if urls == "newest":
+            best = {}
+            for d in order:
+                one = documents[d]
+                if one["url"] and not one["published"] and date_number(one["date"]) > best.get(one["url"], (-1, 0))[0]:
+                    best[one["url"]] = date_number(one["date"]), d
+            older = [d for d in order if documents[d]["url"] and not documents[d]["published"] and best[documents[d]["url"]][1] != d]
+            order = [d for d in order if d not in older] + older
+        table = keepers.Documents.load(
+            files, [False] * parts + [True], ["files"], folder, addresses if urls != "off" else (), urls == "newest"
+        )
+        part, row = table.where(np.arange(len(documents)))
+        flat = [sum(map(len, pieces[:p])) + r for p, r in zip(part.tolist(), row.tolist(), strict=True)]
+        assert flat == order
+        buckets = keepers.Buckets.build(table, files, 3, folder)
+        held = Held([documents[d]["set"] for d in range(len(documents))])
+        starts = np.cumsum([0, *map(len, pieces)])
+        decisions = keepers.decide(table, buckets, lambda part, row: held(part, starts[part] + row), CONFIG.threshold, limit)
+        gone, untried = reference(documents, order, limit, urls != "off")
+        found = {
+            flat[place]: (flat[keeper], similarity, keepers.RULES[rule])
+            for place, keeper, similarity, rule in zip(*(getattr(decisions, n).tolist() for n in ("place", "keeper", "similarity", "rule")), strict=True)
+        }  # fmt: skip
+        assert found == gone
+        assert decisions.untried == untried
+        assert not {keeper for keeper, _, _ in found.values()} & found.keys()
 
-    kept: list[frozenset[int]] = []
-    expected = []
-    for _, _, _, members in ordered:
-        alike = next((at for at, other in enumerate(kept) if len(members & other) >= 0.8 * len(members | other)), None)
-        expected.append(alike is None)
-        if alike is None:
-            kept.append(members)
-    assert (decisions.keeper < 0).tolist() == expected
-    gone = decisions.keeper[decisions.keeper >= 0]
-    assert (decisions.keeper[gone] < 0).all()
+    equal()
 
 
 @pytest.mark.realdata

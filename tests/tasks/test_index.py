@@ -63,7 +63,7 @@ def test_a_look_up_finds_the_rows_that_share_a_key_or_a_text_and_no_others(store
     columns = [key_column(band) for band in range(25)] + ["text_hash"]
     shared = [set(here[name].to_pylist()) for name in columns]
     expected = [n for n, row in enumerate(there.to_pylist()) if any(row[name] in keys for name, keys in zip(columns, shared, strict=True))]
-    [found, none] = index.related(store, [segment, segment], files, 25)[:1] + index.related(store, [segment], [], 25)
+    [found, none] = index.related(store, [segment, segment], files, CONFIG)[:1] + index.related(store, [segment], [], CONFIG)
     assert found.tolist() == expected and 7 in expected and 20 < len(expected) < 80 and none.tolist() == []
     copied = list(index.some(store, segment, found, tmp_path / "some"))
     assert [number for number, _, _ in copied] == [0, 2]
@@ -84,7 +84,7 @@ def test_dedup_over_what_a_look_up_finds_is_dedup_over_everything(store, monkeyp
     inputs = {"previous-000": published[0], "index-000": index.run(store, "test", CONFIG, {"documents": published[0]}, ENGINE)}
     inputs["filter"] = output_of(store, "filter", [new[:50], new[50:]])
     some = dedup.run(store, "test", DEDUP, inputs, ENGINE)
-    monkeypatch.setattr(index, "related", lambda store, segments, files, bands: [np.arange(segment.seen) for segment in segments])
+    monkeypatch.setattr(index, "related", lambda store, segments, files, config: [np.arange(segment.seen) for segment in segments])
     every = dedup.run(store, "other", DEDUP, inputs, ENGINE, rebuild=True)
     assert [(f.path, f.sha256) for f in some.files] == [(f.path, f.sha256) for f in every.files] and some.info == every.info
     assert {"duplicate_of_previous", "near_duplicate"} <= some.rejected.keys()
