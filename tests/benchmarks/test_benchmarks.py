@@ -83,3 +83,11 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
         "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_reading_is_timed_on_warc_and_wet(tmp_path, realdata):
+    # the script itself fails where a reader sees other pages
+    assert len(quick("warc_speed.py", tmp_path)) == 10
