@@ -103,3 +103,11 @@ def test_languages_are_told_by_length_and_beside_fasttext(tmp_path, realdata):
 def test_the_quality_model_is_told_beside_a_baseline(tmp_path, realdata):
     found = [figure["name"] for figure in quick("quality_model.py", tmp_path)]
     assert any("labels" in name for name in found) and any("held-out" in name for name in found)
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_reading_is_timed_on_warc_and_wet(tmp_path, realdata):
+    # the script itself fails where a reader sees other pages
+    assert len(quick("warc_speed.py", tmp_path)) == 10
