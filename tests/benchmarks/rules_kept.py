@@ -21,7 +21,6 @@ from typing import Any
 REPO = Path(__file__).parents[2]
 sys.path[:0] = [str(REPO), str(REPO / "tests")]
 DATA = REPO.parent / "shared" / "data"
-GOALS = {"news, true text": 0.9, "passages": 0.9}
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -38,8 +37,8 @@ def texts() -> Iterator[tuple[str, str]]:
             yield "news, true text", re.sub("</?p>", "", page["reference"])
     for law in laws(DATA):
         yield "laws", law
-    for path in sorted((DATA / "eval" / "cmrc2018").rglob("*.json")):
-        yield from (("passages", text) for text in passages(json.loads(path.read_text("utf-8"))))
+    for path in sorted((DATA / "eval" / "cmrc2018").rglob("*.json.gz")):
+        yield from (("passages", text) for text in passages(json.loads(gzip.decompress(path.read_bytes()))))
 
 
 def passages(data: Any) -> Iterator[str]:
@@ -68,7 +67,7 @@ def main() -> None:
     fates: dict[str, Counter[str]] = defaultdict(Counter)
     shown: dict[str, list[str]] = defaultdict(list)
     gone, characters = defaultdict[str, Counter[str]](Counter), Counter[str]()
-    for number, (kind, text) in enumerate(islice(texts(), 40 if given.quick else None)):
+    for number, (kind, text) in enumerate(islice(texts(), 12 if given.quick else None)):
         row = new_document(text, source="commoncrawl", snapshot="", origin_file="", place=number)
         reason, value = judge(config, row)
         fates[kind][reason or "kept"] += 1
@@ -91,17 +90,7 @@ def main() -> None:
     for reason in reasons[1:]:
         for text in random.Random(1).sample(shown[reason], min(given.examples, len(shown[reason]))):
             print(f"\n{reason} | {text}")
-    figures = []
-    for kind, fate in fates.items():
-        share, goal = fate["kept"] / fate.total(), GOALS.get(kind)
-        figures.append(
-            Figure(
-                f"Chinese {kind}: kept",
-                f"{share:.1%} of {fate.total():,}",
-                f"≥ {goal:.0%}" if goal else "",
-                share >= goal if goal else None,
-            )
-        )
+    figures = [Figure(f"Chinese {kind}: kept", f"{fate['kept'] / fate.total():.1%} of {fate.total():,}") for kind, fate in fates.items()]
     conclude(given, figures)
 
 

@@ -88,3 +88,12 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
 def test_masking_is_told_by_kind_and_language(tmp_path):
     names = [figure["name"] for figure in quick("pii_quality.py", tmp_path)]
     assert sum(": recall, " in name for name in names) == 22 and sum(": precision, " in name for name in names) == 12
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+def test_what_is_kept_of_chinese_is_told_by_kind(realdata, tmp_path):
+    assert {figure["name"].partition(":")[0] for figure in quick("rules_kept.py", tmp_path)} >= {
+        "Chinese pages, extracted",
+        "Chinese news, true text",
+    }
