@@ -38,12 +38,12 @@ def fill_prefix(text, prefix, powers, known):
         prefix[i + 1] = total
 
 
-@njit(uint64(hash_t, hash_t, int64, int64), cache=True)
+@njit(uint64(hash_t, hash_t, int64, int64), cache=True, forceinline=True)
 def _piece(prefix, powers, start, end):
     return prefix[end] - prefix[start] * powers[end - start]
 
 
-@njit(int64(uint64, int64), cache=True)
+@njit(int64(uint64, int64), cache=True, forceinline=True)
 def _slot(value, mask):
     value ^= value >> np.uint64(29)
     return np.int64((value * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(33)) & mask
@@ -53,7 +53,7 @@ def _slot(value, mask):
 # two,) holds the entries' places by hash, 0 where empty. `shapes` (8192,) says which kinds of entries have a given first and last character and length.
 
 
-@njit(uint64(text_t, int64, int64), cache=True)
+@njit(uint64(text_t, int64, int64), cache=True, forceinline=True)
 def _entry_hash(text, start, end):
     value = np.uint64(end - start)
     for i in range(start, end):
@@ -61,7 +61,7 @@ def _entry_hash(text, start, end):
     return value
 
 
-@njit(int64(text_t, int64, int64), cache=True)
+@njit(int64(text_t, int64, int64), cache=True, forceinline=True)
 def _shape(text, start, end):
     return ((np.int64(text[start]) * 31 + np.int64(text[end - 1])) * 31 + (end - start)) & 8191
 
@@ -110,7 +110,7 @@ def add_entry(text, piece_ends, what, slots, arena, shapes, used):
     return used + 3 + text.size + piece_ends.size
 
 
-@njit(int64(text_t, cuts_t, cuts_t, int64, int64, int64, lexicon_t), cache=True)
+@njit(int64(text_t, cuts_t, cuts_t, int64, int64, int64, lexicon_t), cache=True, forceinline=True)
 def _copy_pieces(text, starts, ends, n, start, entry, arena):
     """Write the words of an entry found at `start` from place n on; the new n."""
     at = start
@@ -401,7 +401,7 @@ def read_dictionary(data, keys, frequencies, totals, hints):
                 frequencies[at] = frequency
 
 
-@njit(int64(uint64, hash_t, uint8[::1]), cache=True)
+@njit(int64(uint64, hash_t, uint8[::1]), cache=True, forceinline=True)
 def _place(value, keys, hints):
     """Place of a key's score, -1 for no key."""
     if not hints[_slot(value, 8 * hints.size - 1) >> 3] >> np.uint8(_slot(value, 7)) & 1:
@@ -421,7 +421,11 @@ def score_singles(keys, hints, scores, single_scores):
             single_scores[c] = scores[place]
 
 
-@njit(int64(text_t, int64, int64, float64[:, ::1], float64[:, ::1], uint8[:, ::1], float64[:, ::1], cuts_t, cuts_t, int64), cache=True)
+@njit(
+    int64(text_t, int64, int64, float64[:, ::1], float64[:, ::1], uint8[:, ::1], float64[:, ::1], cuts_t, cuts_t, int64),
+    cache=True,
+    forceinline=True,
+)
 def _cut_unknown(text, a, b, emit, change, back, best, starts, ends, n):
     """Words of a run of Han characters by the hidden Markov model. States in the order of their letters: B E M S. change[4] is the start."""
     low = -3.14e100
@@ -459,19 +463,19 @@ def _cut_unknown(text, a, b, emit, change, back, best, starts, ends, n):
     return n
 
 
-@njit(types.boolean(uint32), cache=True)
+@njit(types.boolean(uint32), cache=True, forceinline=True)
 def _han(c):
     return 0x4E00 <= c <= 0x9FD5
 
 
-@njit(types.boolean(uint32), cache=True)
+@njit(types.boolean(uint32), cache=True, forceinline=True)
 def _ascii_word(c):
     return 48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122
 
 
 @njit(
     int64(text_t, int64, int64, hash_t, hash_t, hash_t, uint8[::1], float64[::1], float64[:, ::1], float64[:, ::1], uint8[:, ::1], float64[:, ::1], cuts_t, cuts_t, int64),
-    cache=True,
+    cache=True, forceinline=True,
 )  # fmt: skip
 def _cut_singles(text, a, b, prefix, powers, keys, hints, scores, emit, change, back, best, starts, ends, n):
     """Words of text[a:b], a run of characters that the route left single."""
@@ -569,7 +573,39 @@ def cut_chinese(text, kinds, prefix, powers, keys, hints, scores, single_scores,
 # Counts of the rules. `table` int32 (power of two, more than twice the pieces) is work space: places of pieces seen + 1, 0 where empty.
 
 
-@njit(int64(int64, hash_t, lexicon_t, int64), cache=True)
+@njit(int64(lexicon_t, int64), cache=True, forceinline=True)
+def _clear(table, pieces):
+    """Make the beginning of the table empty, at least twice as long as the pieces are many, and return the mask of its places."""
+    size = 256
+    while size < 2 * pieces:
+        size *= 2
+    table[:size] = 0
+    return size - 1
+
+
+@njit(int64(int64, hash_t, cuts_t, uint8[::1]), cache=True, forceinline=True)
+def _perhaps_repeated(looked, values, places, seen):
+    """Keep of the first `looked` places those whose values may come twice, in order; their number. None that does come twice is lost.
+
+    Cheap, so that the table, which is exact, has little left to do. seen: work space as long as the table.
+    """
+    size = 1024
+    while size < 4 * looked:
+        size *= 2
+    mask = size - 1
+    seen[:size] = 0
+    for at in range(looked):
+        slot = _slot(values[places[at]], mask)
+        seen[slot] |= uint8(1) + (seen[slot] << uint8(1))
+    left = np.int64(0)
+    for at in range(looked):
+        w = places[at]
+        places[left] = w
+        left += seen[_slot(values[w], mask)] > 1
+    return left
+
+
+@njit(int64(int64, hash_t, lexicon_t, int64), cache=True, forceinline=True)
 def _first(index, values, table, mask):
     """Index of the first value seen that equals values[index]: `index` itself, which is then remembered, if there is none."""
     value = values[index]
@@ -582,16 +618,23 @@ def _first(index, values, table, mask):
     return index
 
 
-@njit(types.void(text_t, kinds_t, hash_t, cuts_t, cuts_t, hash_t, lexicon_t, hash_t, hash_t, cuts_t, cuts_t, cuts_t, out_t), cache=True)
-def count_words(text, kinds, powers, starts, ends, stop_words, table, joined, grams, offsets, counts, places, out):
+@njit(
+    types.void(
+        text_t, kinds_t, hash_t, cuts_t, cuts_t, hash_t, lexicon_t, uint8[::1], hash_t, hash_t, cuts_t, cuts_t, cuts_t, cuts_t, out_t
+    ),
+    cache=True,
+)
+def count_words(text, kinds, powers, starts, ends, stop_words, table, seen, joined, grams, offsets, counts, places, firsts, out):
     """Gopher's counts over words. stop_words (≤ 64,) hashes; work space: joined (≥ T+1,), the others (≥ W+1,).
 
     out: words, words with more than punctuation, their characters, words with a letter, different stop words; characters of the most frequent 2-, 3-,
     4-gram (with a space between words) times its count; characters in repeated 5- … 10-grams (words joined without spaces).
     """
-    n, mask = starts.size, table.size - 1
+    n = starts.size
     plain = length = letters = different = size = np.int64(0)
-    stops = total = np.uint64(0)
+    stops = total = likely = np.uint64(0)
+    for k in range(stop_words.size):
+        likely |= np.uint64(1) << ((stop_words[k] * BASE) >> np.uint64(58))  # a bit of each, so that most words need no comparing
     joined[0] = offsets[0] = 0
     for w in range(n):
         some, every = uint16(0), uint16(MARK)
@@ -606,70 +649,80 @@ def count_words(text, kinds, powers, starts, ends, stop_words, table, joined, gr
             plain += 1
             length += ends[w] - starts[w]
         letters += some & LETTER != 0
-        grams[w] = _piece(joined, powers, offsets[w], size)
-        if ends[w] - starts[w] <= 4:
+        word = _piece(joined, powers, offsets[w], size)
+        grams[w] = word
+        if likely >> ((word * BASE) >> np.uint64(58)) & np.uint64(1):
             for k in range(stop_words.size):
-                if stop_words[k] == grams[w]:
+                if stop_words[k] == word:
                     stops |= np.uint64(1) << np.uint64(k)
     while stops:
         stops &= stops - np.uint64(1)
         different += 1
     out[0], out[1], out[2], out[3], out[4] = n, plain, length, letters, different
     # A repeated 3-gram begins with a repeated 2-gram, a 4-gram with a 3-gram: only those places are looked at again
-    looked = n
+    looked = np.int64(n)
     for w in range(n):
         places[w] = w
     for gram in range(2, 5):
         most, top = np.int64(1), np.int64(0)
-        table[:] = 0
+        whole = np.int64(0)
         for at in range(looked):
             w = places[at]
             if w + gram <= n:
-                counts[w] = 0
                 following = _piece(joined, powers, offsets[w + gram - 1], offsets[w + gram])
                 grams[w] = (grams[w] ^ (grams[w] >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93) + following
-                first = _first(w, grams, table, mask)
-                counts[first] += 1
-                most = max(most, counts[first])
-        again = np.int64(0)
+                counts[w] = 0
+                places[whole] = w
+                whole += 1
+        looked = _perhaps_repeated(whole, grams, places, seen)
+        mask = _clear(table, looked)
         for at in range(looked):
             w = places[at]
-            if w + gram <= n:
-                if most > 1 and top == 0 and counts[w] == most:  # of equal counts the first, as Counter.most_common gives it
-                    top = w + 1
-                if counts[_first(w, grams, table, mask)] > 1:
+            first = _first(w, grams, table, mask)
+            firsts[w] = first
+            counts[first] += 1
+            most = max(most, counts[first])
+        again = np.int64(0)
+        if most > 1:
+            for at in range(looked):
+                w = places[at]
+                if counts[firsts[w]] > 1:
+                    if top == 0 and counts[firsts[w]] == most:  # of equal counts the first, as Counter.most_common gives it
+                        top = w + 1
                     places[again] = w
                     again += 1
         looked = again
         top = max(top - 1, 0)
         out[3 + gram] = (offsets[top + gram] - offsets[top] + gram - 1) * most if n >= gram else 0
-    # Repeated 5-grams and longer ones have the same first characters: only places whose first characters come twice, or that are shorter, are looked at
+    # Repeated 5-grams and longer ones have the same first characters: only places whose first characters may come twice, or that are shorter, are looked at
     head = max(4, 3 * size // max(n, 1))
-    looked = np.int64(0)
-    table[:] = 0
-    for w in range(n - 4):
-        counts[w] = 0
-        if offsets[w + 5] - offsets[w] >= head:
-            grams[w] = _piece(joined, powers, offsets[w], offsets[w] + head)
-            first = _first(w, grams, table, mask)
-            if first < w:
-                counts[w] = counts[first] = 1
-        else:
-            counts[w] = 1
-    for w in range(n - 4):
-        if counts[w]:
-            places[looked] = w
-            looked += 1
+    fifths = max(np.int64(n) - 4, np.int64(0))
+    for w in range(fifths):
+        grams[w] = _piece(joined, powers, offsets[w], offsets[w] + head) if offsets[w + 5] - offsets[w] >= head else np.uint64(0)
+        places[w] = w
+    short = np.int64(0)
+    for w in range(fifths):  # these must stay: zero comes twice
+        short += grams[w] == 0
+    looked = _perhaps_repeated(fifths, grams, places, seen) if short != 1 else fifths
+    many = looked
+    for w in range(many):
+        firsts[w] = places[w]
     for gram in range(5, 11):
-        table[:] = 0
+        whole = np.int64(0)
+        for at in range(many):
+            w = firsts[at]
+            if w + gram <= n:
+                grams[w] = _piece(joined, powers, offsets[w], offsets[w + gram])
+                places[whole] = w
+                whole += 1
+        looked = _perhaps_repeated(whole, grams, places, seen)
+        mask = _clear(table, looked)
         repeated = after = np.int64(0)
         for at in range(looked):
             w = places[at]
-            if w >= after and w + gram <= n:
-                grams[w] = _piece(joined, powers, offsets[w], offsets[w + gram])
-                if _first(w, grams, table, mask) < w:
-                    repeated += offsets[w + gram] - offsets[w]
-                    after = w + gram
+            if w >= after and _first(w, grams, table, mask) < w:
+                repeated += offsets[w + gram] - offsets[w]
+                after = w + gram
         out[3 + gram] = repeated
 
 
@@ -686,6 +739,10 @@ def count_lines(text, kinds, prefix, powers, table, values, out):
         a, dots = i, 0
         while i < size and not kinds[text[i]] & BREAK:
             c = text[i]
+            if c > _ELLIPSIS or 58 < c < 128:  # most of any text
+                dots = 0
+                i += 1
+                continue
             dots = dots + 1 if c == _DOT else 0
             if c == 35:
                 out[0] += 1
@@ -715,6 +772,8 @@ def count_lines(text, kinds, prefix, powers, table, values, out):
         n, a, i = np.int64(0), start, start
         table[:] = 0
         while True:
+            while i < end and text[i] != 10:
+                i += 1
             run = np.int64(0)
             while i + run < end and text[i + run] == 10:
                 run += 1
@@ -743,13 +802,15 @@ def count_ended_lines(text, kinds, prefix, powers, table, values, out):
     table[:] = 0
     n, a, size = np.int64(0), np.int64(0), np.int64(text.size)
     while a <= size:
-        i, some = a, uint16(0xFFFF)
+        i = a
+        while i < size and text[i] != 10 and kinds[text[i]] & SPACE:
+            i += 1
+        blank = i == size or text[i] == 10
         while i < size and text[i] != 10:
-            some &= kinds[text[i]]
             i += 1
         if i < size:
             out[4] += 1
-        if i > a and not some & SPACE:
+        if not blank:
             if kinds[text[i - 1]] & LINE_END:
                 out[1] += 1
             if i - a <= 30:
@@ -762,10 +823,10 @@ def count_ended_lines(text, kinds, prefix, powers, table, values, out):
     out[0] = n
 
 
-@njit(types.UniTuple(int64, 6)(text_t, kinds_t, cuts_t, cuts_t, int64, int64, int64[:, ::1], text_t), cache=True)
-def clean_lines(text, kinds, starts, ends, max_word, min_words, rows, left):
+@njit(types.UniTuple(int64, 6)(text_t, kinds_t, cuts_t, cuts_t, int64, int64, types.boolean, int64[:, ::1], text_t), cache=True)
+def clean_lines(text, kinds, starts, ends, max_word, min_words, by_sentence, rows, left):
     """The lines of str.splitlines without white space around that C4 keeps by their words: words between spaces of at most max_word characters (0: of any),
-    min_words of them.
+    min_words of them. Sentences are counted by_sentence, else each line is one.
 
     rows int64 (≥ lines, 5): of each kept line start, end, words of starts and ends in it, sentences as spaCy's sentencizer ends them, and whether a bracket
     or a piece of C4's phrases stands in it, so that a closer look is due. left (≥ T,): the kept lines joined by line feeds, and stripped.
@@ -792,6 +853,8 @@ def clean_lines(text, kinds, starts, ends, max_word, min_words, rows, left):
                 longest = max(longest, k - space - 1)
                 space = k
                 continue
+            if c > 0x212A:  # no letter of a phrase is beyond the sign of Kelvin
+                continue
             c |= uint32(32)
             if c == 123:  # [ or {
                 suspect = 1
@@ -807,6 +870,8 @@ def clean_lines(text, kinds, starts, ends, max_word, min_words, rows, left):
             words += 1
             longest = max(longest, b - space - 1)
         first, sentences, seen, last = w, np.int64(0), False, a
+        while not by_sentence and w < starts.size and starts[w] < b:
+            w += 1
         while w < starts.size and starts[w] < b:
             if seen:
                 gap, every = starts[w] - last, uint16(PUNCTUATION)

@@ -48,16 +48,16 @@ class Measured:
 class _Space:
     """Work space that is kept from text to text."""
 
-    table = np.empty(1 << 12, np.int32)
+    table, seen = np.empty(1 << 12, np.int32), np.empty(1 << 13, np.uint8)
     columns = np.empty((6, 1 << 13), np.int64)
     lines = np.empty((1 << 10, 5), np.int64)
     left = np.empty(1 << 14, np.uint32)
 
     def table_of(self, pieces: int) -> np.ndarray:
-        """The kernels' table, four to eight times as long as the pieces are many, int32."""
-        size = 1 << max(8, (4 * pieces).bit_length())
+        """The kernels' table, two to four times as long as the pieces are many, int32."""
+        size = 1 << max(8, (2 * pieces).bit_length())
         if size > self.table.size:
-            self.table = np.empty(size, np.int32)
+            self.table, self.seen = np.empty(size, np.int32), np.empty(2 * size, np.uint8)
         return self.table[:size]
 
     def make_room(self, characters: int, lines: int) -> None:
@@ -108,10 +108,10 @@ def _gopher(
 ) -> None:
     count, size = words.starts.size, max(1, codes.size)
     by_word, by_line = np.empty(14), np.empty(11)
-    joined, grams, offsets, counts, places, hashes = _SPACE.columns
+    joined, grams, offsets, counts, places, hashes = _SPACE.columns  # the last serves both
     kernels.count_words(
-        words.codes, kinds(), POWERS.values, words.starts, words.ends, stops, _SPACE.table_of(count), joined.view(np.uint64),
-        grams.view(np.uint64), offsets, counts, places, by_word,
+        words.codes, kinds(), POWERS.values, words.starts, words.ends, stops, _SPACE.table_of(count), _SPACE.seen, joined.view(np.uint64),
+        grams.view(np.uint64), offsets, counts, places, hashes, by_word,
     )  # fmt: skip
     kernels.count_lines(codes, kinds(), prefix, POWERS.values, _SPACE.table_of(breaks), hashes.view(np.uint64), by_line)
     signs, dots, lines, bullets, ellipses, pieces, same_pieces, same_chars, paragraphs, same_paragraphs, same_paragraph_chars = (
@@ -144,7 +144,7 @@ def _c4(text: str, codes: np.ndarray, words: Words, splitter: Any, rules: LineRu
     starts, ends = (words.starts, words.ends) if words.in_text else np.empty((2, 0), np.int64)
     _SPACE.make_room(codes.size, len(text.splitlines()))
     number, kept, due, count, sentences, length = kernels.clean_lines(
-        codes, kinds(), starts, ends, rules.max_word_length, rules.min_words, _SPACE.lines, _SPACE.left
+        codes, kinds(), starts, ends, rules.max_word_length, rules.min_words, splitter.sentences is not None, _SPACE.lines, _SPACE.left
     )
     values["c4_lorem_ipsum"] = values["c4_curly_bracket"] = 0
     if due or not words.in_text:

@@ -12,6 +12,8 @@ from functools import cache
 CJK = re.compile("[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
 """Runs of Han ideographs (is_cjk), their iteration marks and 〇, hiragana and katakana: what is cut by characters."""
 
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+
 
 def normalise(text: str) -> str:
     """NFKC, case-folded, every run of whitespace one space, ends trimmed: the signature contract's text."""
@@ -41,9 +43,17 @@ def script(text: str) -> str:
 
     Only characters that differ between the scripts vote; a tie (none differ) is Hans, the more frequent script on the web.
     """
-    han = "".join(c for c in text[:4000] if is_cjk(c))
-    if not han:
+    head = text[:4000]
+    if not _HAN.search(head):
         return ""
-    traditional = sum(a != b for a, b in zip(han, _converter("t2s").convert(han), strict=False))
-    simplified = sum(a != b for a, b in zip(han, _converter("s2t").convert(han), strict=False))
-    return "Hant" if traditional > simplified else "Hans"
+    traditional, simplified = _one_script_only()
+    return "Hant" if sum(map(traditional.__contains__, head)) > sum(map(simplified.__contains__, head)) else "Hans"
+
+
+@cache
+def _one_script_only() -> tuple[frozenset[str], frozenset[str]]:
+    """Characters that OpenCC alone makes Simplified, and those that it makes Traditional."""
+    han = [chr(point) for point in (*range(0x3400, 0xA000), *range(0xF900, 0xFB00), *range(0x20000, 0x323B0))]
+    made = (_converter(scheme).convert("\n".join(han)).split("\n") for scheme in ("t2s", "s2t"))
+    traditional, simplified = (frozenset(a for a, b in zip(han, to, strict=True) if a != b) for to in made)
+    return traditional, simplified

@@ -111,3 +111,13 @@ def test_the_quality_model_is_told_beside_a_baseline(tmp_path, realdata):
 def test_reading_is_timed_on_warc_and_wet(tmp_path, realdata):
     # the script itself fails where a reader sees other pages
     assert len(quick("warc_speed.py", tmp_path)) == 10
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_what_is_kept_of_chinese_is_told_by_kind(realdata, tmp_path):
+    assert {figure["name"].partition(":")[0] for figure in quick("rules_kept.py", tmp_path)} >= {
+        "Chinese pages, extracted",
+        "Chinese news, true text",
+    }

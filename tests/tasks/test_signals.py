@@ -185,7 +185,7 @@ def test_each_signal_equals_its_plain_count(language, text):
 
     stop_words = CHINESE_STOP_WORDS if language == "zh" else STOP_WORDS
     left, count, of_c4 = c4(text, lambda some: len(words(some)), lambda line: max(1, len(theirs.span_tokenize(line))), language != "zh")
-    expected = gopher(text, words(text), stop_words) | of_c4 | fineweb(left, count)
+    expected = gopher(text, words(text), stop_words) | of_c4 | fineweb(left, count) | {"left_words": count, "lines_removed": None}
     found = signals_of(text, language, True, True, True, True)
     assert found.values == expected
     assert (found.text, found.words) == (left, count)
@@ -196,10 +196,10 @@ def test_each_signal_equals_its_plain_count(language, text):
 def test_every_signal_is_measured_and_none_that_is_not_asked_for():
     text = "The keeper of the lamp climbs to the tower. He reads by the stove, and that is all."
     for flags, prefixes in (
-        ((True, True, True, True), ("characters", "words", "gopher_", "c4_", "fineweb_")),
-        ((True, False, False, False), ("characters", "words", "gopher_rep_")),
-        ((False, False, True, False), ("characters", "words", "c4_")),
-        ((False, False, False, True), ("characters", "words", "fineweb_")),
+        ((True, True, True, True), ("characters", "words", "left_words", "gopher_", "c4_", "fineweb_")),
+        ((True, False, False, False), ("characters", "words", "left_words", "gopher_rep_")),
+        ((False, False, True, False), ("characters", "words", "left_words", "c4_")),
+        ((False, False, False, True), ("characters", "words", "left_words", "fineweb_")),
     ):
         found = signals_of(text, "en", *flags)
         assert tuple(found.values) == SIGNALS
