@@ -3,6 +3,7 @@
 `Watch` turns a stage's progress calls into a Prefect artifact (long stages only) and into whatever the command line listens with.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def watch(stage: str) -> Iterator[Callable[[float, float, str], None]]:
             last = time.monotonic()
             share = min(100.0, 100 * done / total)
             if artifact is None:
-                artifact = create_progress_artifact(share, key=f"{stage}-progress", description=f"{stage}: {unit}")
+                artifact = create_progress_artifact(share, key=progress_key(stage), description=f"{stage}: {unit}")
             else:
                 update_progress_artifact(artifact, share)
 
@@ -50,6 +51,11 @@ def watch(stage: str) -> Iterator[Callable[[float, float, str], None]]:
         from prefect.artifacts import update_progress_artifact
 
         update_progress_artifact(artifact, 100.0)
+
+
+def progress_key(stage: str) -> str:
+    """A key that Prefect takes: lower-case letters, digits and dashes."""
+    return re.sub("[^a-z0-9]+", "-", f"{stage} progress".lower())
 
 
 def ended(manifest: Manifest) -> Manifest:

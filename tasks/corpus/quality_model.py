@@ -143,7 +143,7 @@ def _body(work: Work, config: QualityModelConfig) -> Result:
         )
     made.append(("examples.parquet", write_table(work.dir / "examples.parquet", pa.Table.from_pylist(rows, EXAMPLES))))
     flat = {f"{language}/{name}": value for language, values in about.items() for name, value in values.items()}
-    return Result(made, len(rows) + books.total(), len(rows), books, {"languages": about, "metrics": flat})
+    return Result(made, len(rows) + books.total(), len(rows), +books, {"languages": about, "metrics": flat})
 
 
 def _drawn(paths: Sequence[Path], config: QualityModelConfig, books: Counter[str]) -> Iterator[Example]:

@@ -56,6 +56,12 @@ def test_a_bad_override_is_refused_by_name(changes, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_overrides_of_a_section_and_of_its_field_leave_what_was_given_as_it_was():
+    given = {"extra": {"steps": 1, "rate": 0.5, "workers": 1}, "extra.steps": 7}
+    assert override(OUTER, given).extra == Inner(7, 0.5, 1)
+    assert given["extra"] == {"steps": 1, "rate": 0.5, "workers": 1}
+
+
 def test_a_partial_section_names_the_missing_field():
     data = to_dict(OUTER)
     del data["train"]["rate"]

@@ -126,3 +126,10 @@ def test_a_short_stage_shows_no_artifact_and_a_long_one_goes_to_100(artifacts, m
         ("filter", 0, 0, ""),
         *(("filter", d, 4, "documents") for d in (1, 2, 3)),
     ]
+
+
+@pytest.mark.parametrize("stage", ["extract", "quality_model", "ingest commoncrawl", "ingest CC-MAIN.1_x"])
+def test_prefect_takes_the_key_of_every_stages_progress(stage):
+    from prefect.artifacts import ProgressArtifact
+
+    assert ProgressArtifact(progress=1.0, key=report.progress_key(stage)).key
