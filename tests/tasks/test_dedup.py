@@ -237,6 +237,7 @@ def test_a_source_of_which_too_much_would_go_stops_the_stage_with_examples_and_a
     rows = copies("commoncrawl", 6, 20) + copies("files", 120, 1, start=5000)
     with pytest.raises(RemovalError) as stopped:
         run(store, rows)
+    monkeypatch.setattr(dedup, "run_ranks", run_inline)
     told = str(stopped.value)
     assert "114 of the 120 documents of commoncrawl (95.0%; dedup.max_removed is 0.9), all for 6 that stay" in told
     shown = [line for line in told.splitlines() if line.startswith("exact, similarity 1.000: https://commoncrawl.example/")]
