@@ -130,7 +130,7 @@ def test_without_opencc_s_list_of_phrases_python_converts_and_nothing_changes(mo
     texts = arrow(["圖書館藏有許多關於乾坤的書籍", "only English words are in this one", "破坏土坯和打坏的东西", "東京へ行きました"])
     with_list = minhash.signatures(texts, 128, 1)
     monkeypatch.setattr(codepoints, "_phrases", lambda: None)
-    bare = unicode_tables.__wrapped__()
+    bare = codepoints._build()
     monkeypatch.setattr(minhash, "unicode_tables", lambda: bare)
     assert not (bare.simple & np.uint32(PHRASES)).any()
     assert np.array_equal(minhash.signatures(texts, 128, 1), with_list)
