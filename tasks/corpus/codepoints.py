@@ -1,4 +1,4 @@
-"""What the compiled cutter (kernels.py) knows of Unicode and of Chinese: tables over code points, built once a process in about a tenth of a second.
+"""What the compiled cutter (kernels.py) knows of Unicode and of Chinese: tables over code points, built once a machine and kept beside the compiled code.
 
     tables = unicode_tables()
     tables.raw[ord("Ｔ")]       ord("t") | WORD: one code point stands for itself normalised (NFKC, then case-folded)
@@ -9,14 +9,19 @@
 Source of all: unicodedata and `str` of the running Python, and the dictionaries of the OpenCC that is installed.
 """
 
+import importlib.metadata
+import os
 import subprocess
 import tempfile
 import unicodedata
-from dataclasses import dataclass
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from tasks.corpus.textnorm import CJK, is_cjk, simplify
 
@@ -50,7 +55,24 @@ class Tables:
 
 @cache
 def unicode_tables() -> Tables:
-    """The tables of this process."""
+    """The tables of this process: kept ones where Unicode, OpenCC and this code are the same, for building them takes half a second."""
+    here = Path(__file__)
+    made_of = [unicodedata.unidata_version, np.__version__, importlib.metadata.version("opencc"), here.read_text("utf-8")]
+    made_of.append(here.with_name("textnorm.py").read_text("utf-8"))
+    kept = here.parent / "__pycache__" / f"codepoints-{xxhash.xxh3_64_hexdigest(chr(0).join(made_of).encode())}.npz"
+    with suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
+        return Tables(*(arrays[f"arr_{number}"] for number in range(len(fields(Tables)))))
+    tables = _build()
+    with suppress(OSError):  # where nobody may write, every process builds them
+        kept.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            np.savez(file, *(getattr(tables, field.name) for field in fields(Tables)))
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, kept)
+    return tables
+
+
+def _build() -> Tables:
     kinds = _kinds()
     points = np.arange(_SIZE, dtype=np.uint32)
     plain = points | kinds

@@ -229,9 +229,9 @@ def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter, bat
     with open(path.with_name(path.name + ".tmp"), "wb") as file:
         for batch in batches if batches is not None else read_batches([Path(item["path"])] if len(picks) else [], ["text"]):
             first, last = np.searchsorted(picks, [start, start + len(batch)])
-            for found in minhash.hashes(batch["text"].take(pa.array(picks[first:last] - start))):
-                found.tofile(file)
-                sizes.append(len(found))
+            found = minhash.hashes(batch["text"].take(pa.array(picks[first:last] - start)))
+            np.concatenate([np.empty(0, np.uint64), *found]).tofile(file)
+            sizes += map(len, found)
             start += len(batch)
             out.beat(start)
     settle(path.with_name(path.name + ".tmp"), path)

@@ -98,8 +98,8 @@ class Documents:
                 older = _older(addresses[order], fresh[order])
                 order = np.concatenate([order[~older], order[older]])
             same_url = _first(np.stack([addresses["high"], addresses["low"]], axis=1)[order], alone=addresses["date"][order] < 0)
-        with open(scratch / "ids.npy", "wb") as out:
-            np.save(out, ids[order])
+        np.save(scratch / "ids.npy", ids[order])
+        del ids, offset
         return cls(
             published=int(size - fresh.sum()), origin=order, starts=starts, first=_first(hashes[order]), same_url=same_url,
             source=of_source[code[order]], sources=sources, id=np.load(scratch / "ids.npy", mmap_mode="r"),

@@ -121,3 +121,19 @@ def test_what_is_kept_of_chinese_is_told_by_kind(realdata, tmp_path):
         "Chinese pages, extracted",
         "Chinese news, true text",
     }
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_planted_clusters_of_synthetic_signatures_are_found(tmp_path):
+    figures = {figure["name"].split(": ")[1]: figure["value"] for figure in quick("dedup_scale.py", tmp_path, "--plot", str(tmp_path))}
+    assert float(figures["recall of planted clusters"]) >= 0.99 and figures["precision"] == "1.0000"
+    assert (tmp_path / "dedup_scale.png").stat().st_size > 10_000
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_dedup_is_timed_beside_its_peers_and_finds_what_it_should(tmp_path):
+    figures = {figure["name"]: figure for figure in quick("dedup_speed.py", tmp_path, "--passes")}
+    assert figures["recall at .80 to .85, ours"]["met"]
+    assert any(name.startswith("dedup parquet to parquet, ours : ") for name in figures)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shingling import similarity as true_similarity
 
 from model.config import from_dict, override
-from model.errors import ConfigError, DamageError, RankError
+from model.errors import ConfigError, DamageError, RankError, RemovalError
 from tasks.corpus import dedup, index, keepers
 from tasks.corpus.dedup import DedupConfig
 
@@ -217,6 +217,43 @@ def test_no_document_and_empty_parts_are_nothing_to_do(store):
     assert run(store, [document("one text that is alone in its corpus", 0)], parts=3).kept == 1
     inputs = {"filter": output_of(store, "filter", [])}
     assert dedup.run(store, "none", CONFIG, inputs, ENGINE).kept == 0
+
+
+def copies(source, texts, each, start=0, **more):
+    """Documents of a source: some texts, each so many times."""
+    return [
+        document(" ".join(words(30, seed=start + number)), start + number * each + copy, source, url=f"https://{source}.example/{number}/{copy}", **more)
+        for number in range(texts)
+        for copy in range(each)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_source_of_which_too_much_would_go_stops_the_stage_with_examples_and_a_raised_field_lets_it_on(store, monkeypatch, held):
+    """Through worker processes where the input is held: the error comes out of them as it is."""
+    if not held:
+        monkeypatch.setattr(dedup, "HELD", 0)
+        monkeypatch.setattr(dedup, "run_ranks", run_inline)
+    rows = copies("commoncrawl", 6, 20) + copies("files", 120, 1, start=5000)
+    with pytest.raises(RemovalError) as stopped:
+        run(store, rows)
+    monkeypatch.setattr(dedup, "run_ranks", run_inline)
+    told = str(stopped.value)
+    assert "114 of the 120 documents of commoncrawl (95.0%; dedup.max_removed is 0.9), all for 6 that stay" in told
+    shown = [line for line in told.splitlines() if line.startswith("exact, similarity 1.000: https://commoncrawl.example/")]
+    assert len(shown) == 3 and all(line.count("w") > 10 and "would go for https://commoncrawl.example/" in line for line in shown)
+    assert "raise dedup.max_removed" in told
+    made = run(store, rows, config=dataclasses.replace(CONFIG, max_removed=0.95))
+    assert made.kept == 126
+    assert run(store, rows).skipped, "what is allowed once is found again: the guardrail changes no result"
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_goes_for_published_documents_and_a_handful_are_not_the_guardrails(store):
+    old = copies("wikipedia", 150, 1, snapshot="old")
+    new = copies("wikipedia", 150, 1, snapshot="new")
+    manifest = run(store, [*new, *copies("files", 1, 60, start=9000)], previous=[old])
+    assert manifest.rejected == {"duplicate_of_previous": 150, "exact_duplicate": 59}
 
 
 @pytest.mark.usefixtures("inline")

@@ -7,7 +7,9 @@ import string
 import subprocess
 import sys
 import unicodedata
+from dataclasses import fields
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +72,29 @@ def test_signatures_and_band_keys_equal_the_golden_file(repo):
         assert [f"{key:016x}" for key in row.tolist()] == case["band_keys"]
 
 
+@pytest.mark.parametrize(("count", "seed"), [(128, 1), (1, 0), (1024, 2**32 - 1)])
+def test_permutations_are_datasketchs(count, seed):
+    from datasketch import MinHash
+
+    assert np.array_equal(minhash._permutations(count, seed), MinHash(num_perm=count, seed=seed, scheme="affine32").permutations)
+
+
+def test_tables_are_kept_and_built_anew_where_the_kept_ones_are_damaged(tmp_path, monkeypatch):
+    built, module = codepoints._build(), tmp_path / "codepoints.py"
+    for name in ("codepoints.py", "textnorm.py"):
+        (tmp_path / name).write_text((Path(codepoints.__file__).with_name(name)).read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(codepoints, "__file__", str(module))
+    for damage in (None, b"", b"PK nonsense"):
+        for kept in tmp_path.glob("__pycache__/*.npz"):
+            if damage is not None:
+                kept.write_bytes(damage)
+        for _ in range(2):
+            made = codepoints.unicode_tables.__wrapped__()
+            assert all(np.array_equal(getattr(made, field.name), getattr(built, field.name)) for field in fields(built))
+    [kept] = (tmp_path / "__pycache__").iterdir()
+    assert kept.stat().st_size > 10_000_000
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_signatures_equal_datasketchs_on_any_text(kind):
     @settings(max_examples=60, deadline=None)
@@ -105,7 +130,7 @@ def test_without_opencc_s_list_of_phrases_python_converts_and_nothing_changes(mo
     texts = arrow(["圖書館藏有許多關於乾坤的書籍", "only English words are in this one", "破坏土坯和打坏的东西", "東京へ行きました"])
     with_list = minhash.signatures(texts, 128, 1)
     monkeypatch.setattr(codepoints, "_phrases", lambda: None)
-    bare = unicode_tables.__wrapped__()
+    bare = codepoints._build()
     monkeypatch.setattr(minhash, "unicode_tables", lambda: bare)
     assert not (bare.simple & np.uint32(PHRASES)).any()
     assert np.array_equal(minhash.signatures(texts, 128, 1), with_list)
