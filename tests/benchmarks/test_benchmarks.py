@@ -83,3 +83,14 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
         "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_a_refresh_finds_what_is_planted_and_its_cost_is_told(realdata, tmp_path):
+    tool = realdata.parent / "tools" / "make_mirror.py"
+    subprocess.run([sys.executable, str(tool), "--data", str(realdata), "--out", str(tmp_path / "mirror")], check=True, capture_output=True)
+    found = {figure["name"]: figure for figure in quick("refresh.py", tmp_path, str(tmp_path / "mirror"))}
+    assert [figure["met"] for name, figure in found.items() if "similar enough" in name] == [True, True]
+    assert any("CPU seconds" in name for name in found) and any("look-up" in name for name in found)
