@@ -364,7 +364,7 @@ def report(
     to: Annotated[Path | None, typer.Option(help="File to write; default: reports/ in the store")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other samples")] = 0,
 ) -> None:
-    """A page to look at in a browser: from records to documents, reasons with samples, lengths, languages, sites, dates, duplicates side by side."""
+    """A page to look at in a browser: from records to tokens, what is new, reasons with samples, signals with thresholds, what is in it, duplicates."""
     from tasks.corpus import overview
 
     target = overview.write(open_store(store), address, seed, to)

@@ -5,7 +5,8 @@
 A snapshot that some version holds already ends the flow with 'nothing new'. Documents that the previous version holds are left out by the dedup
 stage, which looks them up in that version's index; the new version refers to its parts and adds the new one.
 
-One refresh or takedown of a corpus runs at a time; a second waits, then starts from what the first has published. A version that is published but whose
+One refresh or takedown of a corpus runs at a time on a machine; a second waits, then starts from what the first has published. Of two machines on one
+remote store the one that is later to publish stops, says what came between, and finds its work when it is run again. A version that is published but whose
 event is not on record (`announced.json` beside it, written last) belongs to a refresh that was killed: the next one ends it first. An event may so come
 twice, it cannot be lost. What has changed lies in `changes.json` there and is the run's artifact `changes` (tasks/corpus/changes.py).
 

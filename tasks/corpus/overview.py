@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.corpus import census, changes
-from tasks.corpus.document import read_batches
+from tasks.corpus.document import SAMPLED_CHARS, read_batches
 from tasks.corpus.manifest import Manifest, Publication, Store, ancestors
 from tasks.corpus.quality import Rule, rules_of
 
@@ -99,8 +99,9 @@ def family(store: Store, parts: Sequence[Manifest]) -> list[Manifest]:
     return sorted((m for m in ancestors(store, parts) if m.stage in ORDER), key=lambda m: (ORDER.index(m.stage), m.address))
 
 
-def paths(store: Store, manifest: Manifest, prefix: str) -> list[Any]:
-    return [store.path(manifest, file) for file in manifest.parts(prefix)]
+def paths(store: Store, manifest: Manifest, prefix: str) -> list[Path]:
+    """Unverified: a look at a few row groups must not read every file whole."""
+    return [store.path(manifest, file, verify=False) for file in manifest.parts(prefix)]
 
 
 def funnel(chain: Sequence[Manifest], tokens: Mapping[str, Any] | None) -> str:
@@ -175,19 +176,20 @@ def histogram(name: str, rules: Sequence[Rule], stayed: np.ndarray, rejected: np
     scale = np.log1p if top > 100 else np.asarray
     edges = np.linspace(0, scale(top), BINS + 1)
     counts = [np.histogram(scale(np.clip(values, 0, top)), edges)[0] for values in (stayed, rejected)]
-    tall = max(1, int((counts[0] + counts[1]).max()))
+    both_counts = counts[0] + counts[1]
+    height = 38 * np.sqrt(both_counts / max(1, both_counts.max()))  # a square root, so that few are seen beside many
     bars, floor = [], np.full(BINS, 40.0)
     for kind, count in zip(("kept", "lost"), counts, strict=True):
-        rise = np.where(count, np.maximum(0.6, 38 * np.sqrt(count / tall)), 0)
+        rise = height * count / np.maximum(1, both_counts)
         path = "".join(f"M{5 * n + 0.5} {floor[n]:.1f}v-{rise[n]:.1f}h4v{rise[n]:.1f}z" for n in np.flatnonzero(count).tolist())
         bars.append(f'<path class="{kind}" d="{path}"/>')
-        floor = np.maximum(1, floor - rise)
+        floor = floor - rise
     marks = "".join(f'<path class="mark" d="M{140 * float(scale(limit) / scale(top)):.1f} 0v40"/>' for limit in limits)
     told = ", ".join(f"{'≥' if math.isfinite(r.least) else '≤'} {r.least if math.isfinite(r.least) else r.most:,.6g}" for r in rules)
     outside = int(sum(((values < rule.least) | (values > rule.most)).sum() for rule in rules for values in (both,)))
     return (
         f"<figure><figcaption>{_(name)}<small>{_(told)} · {outside:,} outside</small></figcaption>"
-        f'<svg viewBox="0 0 140 41" preserveAspectRatio="none">{"".join(bars)}{marks}</svg><small class="ends"><span>0</span><span>{top:,.3g}</span></small></figure>'
+        f'<svg viewBox="0 0 140 41" preserveAspectRatio="none">{"".join(bars)}{marks}</svg><small class="ends"><span>0</span><span>{top:,.{0 if top >= 100 else 3}{"f" if top >= 100 else "g"}}</span></small></figure>'
     )
 
 
@@ -206,7 +208,7 @@ def duplicates(store: Store, chain: Sequence[Manifest], chance: random.Random) -
     parts = []
     for pair in chosen:
         gone, stays = removed[pair["id"]], keepers.get(pair["kept_id"])
-        texts = _differing(stays["text"] if stays else "", gone["text"])
+        texts = _differing(stays["text"][:SAMPLED_CHARS] if stays else "", gone["text"])
         sides = "".join(
             f"<blockquote><cite>{label} · {_(row['url'] or row['origin_file'])}</cite>{text}</blockquote>"
             for label, row, text in (("stays", stays, texts[0]), ("removed", gone, texts[1]))
@@ -302,13 +304,16 @@ def _rows(store: Store, stages: Sequence[Manifest], wanted: set[str]) -> dict[st
 def _differing(stays: str, removed: str) -> list[str]:
     """Both texts as HTML, from a little before their first difference, with what only one has marked."""
     same = next((n for n, (a, b) in enumerate(zip(stays, removed, strict=False)) if a != b), min(len(stays), len(removed)))
-    start = max(0, same - SHOWN // 4) if same > SHOWN // 2 else 0
+    start = max(0, same - SHOWN // 4) if same > SHOWN // 2 and stays != removed else 0
     sides = [_PIECE.findall(text[start : start + SHOWN]) for text in (stays, removed)]
     marked = [["…"] if start else [] for _ in sides]
-    for kind, *places in difflib.SequenceMatcher(None, sides[0], sides[1], autojunk=False).get_opcodes():
+    found = difflib.SequenceMatcher(None, sides[0], sides[1], autojunk=False).get_opcodes()
+    for number, (kind, *places) in enumerate(found, 1):
+        # what differs where one is cut off may go on alike
+        cut = number == len(found) and (min(len(stays), len(removed)) > start + SHOWN or len(removed) >= SAMPLED_CHARS)
         for side, (first, last), out in zip(sides, (places[:2], places[2:]), marked, strict=True):
             text = _("".join(side[first:last]))
-            out.append(text if kind == "equal" or not text else f"<mark>{text}</mark>")
+            out.append(text if kind == "equal" or cut or not text else f"<mark>{text}</mark>")
     return ["".join(out) for out in marked]
 
 
@@ -338,7 +343,8 @@ td,th{padding:.15rem .6rem .15rem 0;text-align:left;font-variant-numeric:tabular
 td:not(:first-child,:last-child),th:not(:first-child,:last-child),.plain :is(td,th):last-child{text-align:right}td:first-child{overflow-wrap:anywhere}
 table:not(.plain) td:last-child{width:45%;vertical-align:middle}.plain :is(td,th):not(:first-child){width:6.5rem}
 .scroll{overflow-x:auto}.wide{min-width:34rem}.wide td:first-child{min-width:9rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.5rem}.bar{position:relative;height:.8rem}section{min-width:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(21rem,100%),1fr));gap:1.5rem}.grid table td:last-child{width:32%}.grid td{font-size:.9rem}
+.bar{position:relative;height:.8rem}section{min-width:0}
 .bar i,.bar b{position:absolute;inset:0 auto 0 0;border-radius:2px}.bar i{background:var(--lost)}.bar b{background:var(--kept)}
 blockquote{margin:.4rem 0;padding:.5rem .8rem;border-left:3px solid var(--line);white-space:pre-wrap;overflow-wrap:anywhere;min-width:0}cite{display:block}
 mark{background:var(--note);color:inherit;border-radius:2px}.surprises{border-left:3px solid var(--mark);margin:.8rem 0;padding:.3rem 0 .3rem 1.6rem}

@@ -137,3 +137,14 @@ def test_dedup_is_timed_beside_its_peers_and_finds_what_it_should(tmp_path):
     figures = {figure["name"]: figure for figure in quick("dedup_speed.py", tmp_path, "--passes")}
     assert figures["recall at .80 to .85, ours"]["met"]
     assert any(name.startswith("dedup parquet to parquet, ours : ") for name in figures)
+
+
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_a_refresh_finds_what_is_planted_and_its_cost_is_told(realdata, tmp_path):
+    tool = realdata.parent / "tools" / "make_mirror.py"
+    subprocess.run([sys.executable, str(tool), "--data", str(realdata), "--out", str(tmp_path / "mirror")], check=True, capture_output=True)
+    found = {figure["name"]: figure for figure in quick("refresh.py", tmp_path, str(tmp_path / "mirror"))}
+    assert [figure["met"] for name, figure in found.items() if "similar enough" in name] == [True, True]
+    assert any("CPU seconds" in name for name in found) and any("look-up" in name for name in found)

@@ -184,6 +184,14 @@ def latest(store: Store) -> bool:
     return len(store.versions("corpora", "news")) > 1
 
 
+def artifacts(url: str, key: str) -> list[str]:
+    """What Prefect's server has of a key, newest last."""
+    question = json.dumps({"artifacts": {"key": {"any_": [key]}}}).encode()
+    request = urllib.request.Request(f"{url}/artifacts/filter", question, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return [found["data"] for found in sorted(json.load(answer), key=lambda found: found["created"])]
+
+
 def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(prefect_server, tmp_path, sample):
     from flows.refresh import common_crawl_monthly
 
@@ -220,6 +228,10 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
     found = store.read_json(f"{second.address}/changes.json")
     assert (found["from"], found["to"]) == (first.address, second.address)
     assert found["documents"] == {"before": len(before), "added": len(after), "removed": 0, "changed": 0, "after": len(before) + len(after)}
+    page = store.home / "reports" / f"corpora-news-{NEW}.html"
+    assert f"<h2>Since {first.address}</h2>" in page.read_text(encoding="utf-8")
+    assert page.as_uri() in artifacts(prefect_server, "corpus-report")[-1]
+    assert artifacts(prefect_server, "changes")[-1].startswith(f"# From {first.address} to {second.address}")
     reasons = {row["reason"]: row["documents"] for row in found["rejected"] if row["stage"] == "dedup"}
     assert reasons["duplicate_of_previous"] >= 10
     assert [event["resource"]["ingot.corpus.address"] for event in events] == [first.address, second.address]
@@ -227,7 +239,8 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
     assert events[1]["payload"] == {"documents": len(before) + len(after), "new": len(after), "snapshots": [OLD, NEW]}
 
 
-def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_back(prefect_server, tmp_path, sample):
+def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_back(prefect_server, tmp_path, sample, monkeypatch):
+    from flows import takedown
     from flows.refresh import common_crawl_monthly
     from flows.takedown import withdraw
 
@@ -239,12 +252,17 @@ def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_bac
     [first] = store.versions("corpora", "news")
     before = rows_of(store, store.need(first.parts[0]))
     [gone, stays] = [row for row in before if row["origin_file"].endswith("00001.warc.gz")][:2]  # in both snapshots
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the plug"):
+        patch.setattr(takedown.plain, "close", broken)  # after the version is published, before the receipt says so
+        withdraw("news", urls=[gone["url"]], why="a letter", store=store.url)
     receipt = withdraw("news", urls=[gone["url"]], why="a letter", store=store.url)
+    assert receipt["before"] == first.address
     assert withdraw("news", urls=[gone["url"]], why="a letter", store=store.url) == receipt
     assert receipt["version"] == f"{first.address}-takedown-1" and [d["id"] for d in receipt["documents"]] == [gone["id"]]
     assert first.address in receipt["held_by"] and first.parts[0] in receipt["held_by"]
     second = store.versions("corpora", "news")[-1]
-    assert second.address == receipt["version"]
+    assert second.address == receipt["version"] and store.previous(second) == first
+    assert len(store.versions("corpora", "news")) == len(store.versions("indexes", "news")) == 2
     assert [r["id"] for r in rows_of(store, store.need(second.parts[0]))] == [r["id"] for r in before if r["id"] != gone["id"]]
     add_snapshot(host, NEW, warcs[1:])
     assert common_crawl_monthly(set=settings, store=store.url).startswith(f"corpora/news/{NEW}")

@@ -75,7 +75,7 @@ def test_a_look_up_finds_the_rows_that_share_a_key_or_a_text_and_no_others(store
 def test_dedup_over_what_a_look_up_finds_is_dedup_over_everything(store, monkeypatch):
     def fresh(seed: int) -> list[dict]:
         return [
-            document(" ".join(changed(words(80, seed=seed // 50 + n % 40), n % 7, seed + n)), seed + n, snapshot=f"s{seed}")
+            document(" ".join(changed(words(80, seed=seed // 50 + n % 40), n % 3, seed + n)), seed + n, snapshot=f"s{seed}")
             for n in range(120)
         ]
 

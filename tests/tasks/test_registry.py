@@ -61,6 +61,16 @@ def alias(store, name):
     return int(connect(registry.tracking_uri(store, models.REGISTRY)).get_model_version_by_alias("ingot-test", name).version)
 
 
+def test_a_page_is_kept_with_the_builds_run_and_the_link_leads_to_it(built, tmp_path):
+    tracker = tracker_of(built[0])
+    page = tmp_path / "corpora-demo-v1.html"
+    page.write_text("<!doctype html>")
+    assert tracker.keep(page) == page.as_uri() == tracker.client.get_run(tracker.run_id).data.tags["ingot.page"]
+    assert [file.path for file in tracker.client.list_artifacts(tracker.run_id)] == [page.name]
+    tracker.uri = "http://mlflow:5000/"
+    assert tracker.keep(page) == f"http://mlflow:5000/#/experiments/{tracker.experiment}/runs/{tracker.run_id}/artifactPath/{page.name}"
+
+
 def runs(tracker):
     return {run.info.run_name: run for run in tracker.client.search_runs([tracker.experiment])}
 
