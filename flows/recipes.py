@@ -148,7 +148,7 @@ def demo() -> Recipe:
         ),
         evaluation=FilesConfig(("eval/*.jsonl", "eval/*/*.jsonl"), "CC0-1.0", "evaluation", "evaluation", str(SAMPLES)),
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),
-        tokenizer=TokenizerConfig(2048, 64 << 20),
+        tokenizer=TokenizerConfig(2048, 4 << 20),
         encode=EncodeConfig(1 << 20, 0.05, 1, mixture=()),
         model=qwen3(width=128, layers=4, heads=4, kv_heads=2, ffn_width=352, context=256),
         pretrain=train(1000, 8, 128, 4e-3, 50, precision="bf16", ranks=2, micro_batch=4),
@@ -187,7 +187,7 @@ def small() -> Recipe:
         wikipedia=WikipediaConfig(("enwiki", "zhwiki"), "20261001", 2, 4 * GIB, WIKIMEDIA),
         files=None,
         download=DownloadConfig(20 << 20, 2.0, 8, 60.0, ""),
-        tokenizer=TokenizerConfig(32_000, 1 << 30),
+        tokenizer=TokenizerConfig(32_000, 128 << 20),
         encode=EncodeConfig(1 << 27, 0.005, 1, mixture=()),
         model=qwen3(width=384, layers=12, heads=6, kv_heads=2, ffn_width=1024, context=1024),
         pretrain=train(

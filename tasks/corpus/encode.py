@@ -185,7 +185,7 @@ def _encode(work: Work, config: EncodeConfig) -> Result:
     if rejects:
         files.append(("rejects-00000.parquet", write_table(work.dir / "rejects-00000.parquet", pa.Table.from_pylist(rejects, REJECTS))))
     info = {
-        "tokenizer": fingerprint(tokenizer), "vocab": vocab, "dtype": dtype.name, "encoder": encoder.engine, "encoder_why": encoder.why,
+        "tokenizer": work.inputs["tokenizer"].info["tokenizer"], "vocab": vocab, "dtype": dtype.name, "encoder": encoder.engine, "encoder_why": encoder.why,
         "documents": {kind: documents for kind, (_, documents, _) in made.items()}, "tokens": {kind: tokens for kind, (_, _, tokens) in made.items()},
         **{f"tokens_by_{by}": dict(sorted(counts.items())) for by, counts in counted.items()},
         "mixture": {

@@ -148,3 +148,40 @@ def test_a_refresh_finds_what_is_planted_and_its_cost_is_told(realdata, tmp_path
     found = {figure["name"]: figure for figure in quick("refresh.py", tmp_path, str(tmp_path / "mirror"))}
     assert [figure["met"] for name, figure in found.items() if "similar enough" in name] == [True, True]
     assert any("CPU seconds" in name for name in found) and any("look-up" in name for name in found)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_encoders_race_with_the_same_ids_and_the_stage_gives_the_same_shards(tmp_path):
+    found = {figure["name"]: figure for figure in quick("encode_speed.py", tmp_path)}
+    other = [figure for name, figure in found.items() if "other ids" in name]
+    assert len(other) >= 2 and all(figure["met"] for figure in other)
+    assert "encode stage, parquet to shards" in found
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_the_table_of_the_corpus_engine_has_the_figures_of_its_scripts(tmp_path):
+    found = [figure["name"] for figure in quick("corpus.py", tmp_path, "--only", "encode_speed", "corpus_cost")]
+    assert "whole chain: CPU-hours a TB of raw HTML" in found and "encode stage, parquet to shards" in found
+
+
+def test_the_table_leaves_out_what_is_not_there_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(HERE)
+    corpus = load("corpus")
+    monkeypatch.setattr(corpus, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["corpus.py", "--only", "warc_speed", "--json", str(tmp_path / "out.json")])
+    corpus.main()
+    assert "left out: warc_speed.py: not in this tree" in capsys.readouterr().out and json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_the_table_names_a_script_that_failed_and_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):
+    corpus = load("corpus")
+    (tmp_path / "warc_speed.py").write_text("raise SystemExit(3)")
+    figure = {"name": "speed", "value": "7", "goal": "≥ 9", "met": False}
+    (tmp_path / "dedup_speed.py").write_text(f"import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text({json.dumps([figure])!r})")
+    monkeypatch.setattr(corpus, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["corpus.py", "--only", "warc_speed", "dedup_speed"])
+    with pytest.raises(SystemExit, match=r"failed: warc_speed.py \(3\)"):
+        corpus.main()
+    assert "missed: speed: 7, goal ≥ 9" in (said := capsys.readouterr().out) and "0 of 1 goals met" in said
