@@ -79,6 +79,13 @@ def run(
     return run_stage(store, STAGE, recipe, config, inputs, body, progress, rebuild)
 
 
+def prepare(config: FilterConfig) -> None:
+    """Load what every rank needs: the language model, and the splitters of the languages that may stay."""
+    detect("")
+    for language in config.languages:
+        splitter(language)
+
+
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
     masked: dict[str, int] = {}
