@@ -5,8 +5,9 @@
 
 A rank function is `f(config, item, out) -> info`: it reads one input, keeps and rejects rows through `out` (a PartWriter; other files it writes into
 `out.directory` under a name with `out.rank`, whole or not at all, and appends to `out.files`), and may return a dict of figures of its own.
-`item` is plain JSON. Output depends on (config, item, rank) alone, so any number of workers and any engine gives the same bytes. A rank is complete
-when datatrove's completion marker and its summary exist; a killed one is run again, the others are kept.
+`item` is plain JSON. Its module may have a `prepare(config)`, which loads what all ranks need, once for all slots. Output depends on (config, item, rank)
+alone, so any number of workers and any engine gives the same bytes. A rank is complete when datatrove's completion marker and its summary exist; a
+killed one is run again, the others are kept.
 
 This is the watchdog; ranks.py is what runs in the other processes. A launcher, kept from stage to stage, has imported what every rank needs and forks
 a slot in milliseconds. A local slot is given one rank after another, the biggest input first; the one slot of Ray or Slurm hands all ranks to the
@@ -41,8 +42,8 @@ TRIES = 3
 """Starts of a rank before its death counts as the stage's."""
 GLANCE = 0.25
 """Seconds between two looks at the counts of a slot's ranks; of a hundred ranks, and for every further hundred, once more."""
-START = 120.0
-"""Seconds a launcher may take to start: 1 on an idle laptop."""
+START = 600.0
+"""Seconds a launcher may take to start and to load what a stage needs: 1 and up to 6 on an idle laptop."""
 SINGLE = {"OMP_NUM_THREADS": "1"}
 """A rank uses one processor."""
 
@@ -132,7 +133,7 @@ def run_ranks(work: Work, function: str, config: Any, items: Sequence[dict[str, 
         while todo or running:
             while todo and len(running) < (engine.workers if here else 1):
                 ranks, todo = (todo[:1], todo[1:]) if here else (todo, [])
-                running.append(start(scratch, module, ranks, here))
+                running.append(start(scratch, ranks, here))
             ready, _, _ = select.select([slot.socket for slot in running], [], [], GLANCE)
             for slot in list(running):
                 said = slot.socket.recv(1 << 10) if slot.socket in ready else None
@@ -271,14 +272,12 @@ def stop() -> None:
         _launcher = None
 
 
-def start(scratch: Path, module: str, ranks: list[int], one: bool) -> Slot:
+def start(scratch: Path, ranks: list[int], one: bool) -> Slot:
     """A new slot for a job in `scratch`, with its first rank (`one`) or with all of the job that are not complete."""
     global _launcher
     for rank in ranks:
         (scratch / f"rank-{rank:05d}.seen").unlink(missing_ok=True)
-    ask = json.dumps(
-        {"scratch": str(scratch), "module": module, "rank": ranks[0] if one else None, "variables": os.environ | SINGLE}
-    ).encode()
+    ask = json.dumps({"scratch": str(scratch), "rank": ranks[0] if one else None, "variables": os.environ | SINGLE}).encode()
     for _ in range(2):  # the first may find a launcher that is about to end, having been idle
         with _lock:
             if _launcher is None or _launcher.process.poll() is not None:
@@ -287,12 +286,12 @@ def start(scratch: Path, module: str, ranks: list[int], one: bool) -> Slot:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs, contextlib.suppress(OSError):
                 socket.send_fds(launcher.socket, [ask], [theirs.fileno()])
-        ours.settimeout(START)
-        pid = ours.recv(1 << 10)
-        if pid:
-            ours.settimeout(None)
-            return Slot(int(pid), ours, ranks)
+        if select.select([ours], [], [], START)[0]:
+            pid = ours.recv(1 << 10)
+            if pid:
+                return Slot(int(pid), ours, ranks)
         ours.close()
+        launcher.process.kill()
         launcher.process.wait()
     words = launcher.log.read_text(errors="replace")[-2000:] if launcher.log.exists() else "nothing"
     raise RankError(f"the launcher of {scratch.parent} does not start (exit {launcher.process.returncode}). Its last words: {words}")

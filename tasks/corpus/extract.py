@@ -87,10 +87,14 @@ def _item(store: Store, manifest: Manifest, file: File) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def prepare(config: ExtractConfig) -> None:
+    """Load the compiled code that every rank needs: before the guarded process is forked, which would load it again after each page that is too slow."""
+    import tasks.corpus.main_text  # noqa: F401
+
+
 def extract_rank(config: ExtractConfig, item: dict[str, Any], out: PartWriter) -> dict[str, Any]:
     """One raw file: keeps and rejects its records through `out`."""
-    import tasks.corpus.main_text  # noqa: F401  here, not in the guarded process: compiled code is loaded once and comes with the fork
-
+    prepare(config)
     with Guard(_convert, config.page_seconds) as guard:
         sink = Sink(config, item, out, guard)
         read: Callable[[Sink], None] = {"commoncrawl": _warc, "wikipedia": _dump, "files": _local}[item["source"]]

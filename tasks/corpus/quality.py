@@ -109,6 +109,13 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
 
 
+def prepare(config: FilterConfig) -> None:
+    """Load what every rank needs: the language model, and the splitters of the languages that may stay."""
+    detect("")
+    for language in config.languages:
+        splitter(language)
+
+
 def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) -> dict[str, Any]:
     """One part: documents in, kept and rejected out."""
     masked, removed = Counter[str](), Counter[str]()

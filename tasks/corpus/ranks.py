@@ -47,7 +47,7 @@ FAILED = 3
 
 
 def launch(control: int) -> None:
-    """Serve requests ({"scratch", "module", "rank", "variables"}, with the slot's socket) until the other side is gone, or no slot ran for IDLE seconds."""
+    """Serve requests ({"scratch", "rank", "variables"}, with the slot's socket) until the other side is gone, or no slot ran for IDLE seconds."""
     sys.meta_path.insert(0, NoPandas())
     asked = socket.socket(fileno=control)
     slots: dict[int, tuple[int, socket.socket]] = {}
@@ -71,7 +71,12 @@ def launch(control: int) -> None:
             more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
             sys.path[:0] = [folder for folder in more if folder and folder not in sys.path]
             try:
-                importlib.import_module(request["module"])
+                job = load.__wrapped__(
+                    f"{request['scratch']}/job.json"
+                )  # this process keeps no job: the next of this folder may be another
+                prepare = getattr(sys.modules[job.function.__module__], "prepare", None)
+                if prepare:
+                    prepare(job.config)
             except Exception:
                 traceback.print_exc()  # the slot will say it where it is heard
             channel = socket.socket(fileno=handles[0])
