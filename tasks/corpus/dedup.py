@@ -224,7 +224,8 @@ def _repeated(work: Work, config: DedupConfig, table: Documents, decisions: Deci
 
 def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter, batches: Iterable[pa.RecordBatch] | None = None) -> None:
     """Write the shingles' hashes of the picked rows of one part: shingles-RRRRR.bin (uint64, concatenated) and sizes-RRRRR.npy."""
-    picks, sizes, start = np.load(item["picks"]), [], 0
+    picks, start = np.load(item["picks"]), 0
+    sizes: list[int] = []
     path, listing = out.directory / f"shingles-{out.rank:05d}.bin", out.directory / f"sizes-{out.rank:05d}.npy"
     with open(path.with_name(path.name + ".tmp"), "wb") as file:
         for batch in batches if batches is not None else read_batches([Path(item["path"])] if len(picks) else [], ["text"]):
