@@ -17,16 +17,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from isal import isal_zlib
 
-STEPS = (1 << 12, 1 << 16, 1 << 18)
-"""Compressed bytes of a member that are unpacked at once, one after the other: the headers are in the first, nearly every page ends in the second."""
-BURST = 1 << 23
-"""Most bytes that they are unpacked to."""
+FIRST = 1 << 14
+"""Compressed bytes of a member handed to the inflater at first: what is over costs a copy, and so does a second piece."""
 STEP = 1 << 18
-"""The same for zlib, which takes what does not end there."""
+"""The same, after that."""
+BURST = 1 << 23
+"""Most bytes it gives back at a time."""
 HEAD = 64 << 10
 """Bytes in which a record's header must end."""
 LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
@@ -109,17 +109,8 @@ def records(path: Path, cap: int) -> Iterator[Record]:
 
 def compressed(raw: bytes | mmap.mmap, cap: int) -> Iterator[Record]:
     """As `records`, of gzip members in memory."""
-    with memoryview(raw) as view:
-        yield from _members(raw, view, cap)
-
-
-def _members(raw: bytes | mmap.mmap, view: memoryview, cap: int) -> Iterator[Record]:
     offset = 0
-    while offset < len(view):
-        if (record := _common(view, offset, cap)) is not None:
-            yield record
-            offset += record.length
-            continue
+    while offset < len(raw):
         if raw[offset : offset + 3] != GZIP:
             following = raw.find(GZIP, offset)
             end = following if following >= 0 else len(raw)
@@ -147,6 +138,8 @@ def _members(raw: bytes | mmap.mmap, view: memoryview, cap: int) -> Iterator[Rec
             return
         elif size > len(data):
             yield parse(data, offset, end - offset, cap, size)
+        elif (record := plain(data, offset, end - offset, cap)) is not None:
+            yield record
         else:
             found = list(split(data))
             for place, (start, stop, wrong) in enumerate(found):
@@ -162,26 +155,6 @@ def _members(raw: bytes | mmap.mmap, view: memoryview, cap: int) -> Iterator[Rec
         offset = end
 
 
-def _common(view: memoryview, offset: int, cap: int) -> Record | None:
-    """The record of the gzip member that begins here, where both are of the common form. The member is unpacked in two pieces, the first with the headers,
-    so that a page is copied once."""
-    inflate = isal_zlib.decompressobj(31)
-    end = offset + STEPS[0]
-    try:
-        pieces = [inflate.decompress(view[offset:end], BURST)]
-        for step in STEPS[1:]:
-            if inflate.eof or inflate.unconsumed_tail:
-                break
-            pieces.append(inflate.decompress(view[end : end + step], BURST))
-            end += step
-    except isal_zlib.IsalError:  # type: ignore[misc]  # a class, whatever its stubs say
-        return None
-    if not inflate.eof:
-        return None
-    length = min(end, len(view)) - len(inflate.unused_data) - offset
-    return plain(pieces[0], offset, length, cap, pieces[1] if len(pieces) == 2 else b"".join(pieces[1:]))
-
-
 def _begins(raw: bytes | mmap.mmap, offset: int) -> bool:
     """Whether a gzip member that begins a WARC record starts here (three bytes of magic turn up in compressed data by chance)."""
     try:
@@ -192,17 +165,22 @@ def _begins(raw: bytes | mmap.mmap, offset: int) -> bool:
 
 def member(raw: bytes | mmap.mmap, offset: int, cap: int) -> tuple[bytes, int, int, str]:
     """One gzip member: (its first `cap` bytes decompressed, where it ends in the file, its full decompressed size, problem or '')."""
-    inflate = zlib.decompressobj(31)
+    found = _inflate(isal_zlib, raw, offset, cap, FIRST, BURST)
+    return _inflate(zlib, raw, offset, cap, STEP, 4 * STEP) if found[3] else found
+
+
+def _inflate(library: Any, raw: bytes | mmap.mmap, offset: int, cap: int, step: int, burst: int) -> tuple[bytes, int, int, str]:
+    inflate = library.decompressobj(31)
     kept: list[bytes] = []
     size, at = 0, offset
-    pending = b""
+    view, pending = memoryview(raw), memoryview(b"")
     while not inflate.eof:
         if not pending:
-            pending = raw[at : at + STEP]
-            at += len(pending)
+            pending = view[at : at + step]
+            at, step = at + len(pending), STEP
         try:
-            piece = inflate.decompress(pending, STEP * 4)
-        except zlib.error as error:
+            piece = inflate.decompress(pending, burst)
+        except library.error as error:
             return b"".join(kept), len(raw), size, f"the gzip member at {offset:,} is damaged ({error})"
         if not pending and not piece and not inflate.eof:
             return b"".join(kept), len(raw), size, f"the gzip member at {offset:,} ends too early"
@@ -210,7 +188,7 @@ def member(raw: bytes | mmap.mmap, offset: int, cap: int) -> tuple[bytes, int, i
         if size < cap:
             kept.append(piece[: cap - size])
         size += len(piece)
-    return b"".join(kept), at - len(inflate.unused_data), size, ""
+    return kept[0] if len(kept) == 1 else b"".join(kept), at - len(inflate.unused_data), size, ""
 
 
 def split(data: bytes | mmap.mmap) -> Iterator[tuple[int, int, str]]:
@@ -244,8 +222,8 @@ def _next(data: bytes | mmap.mmap, at: int) -> int:
     return found + 1 if found >= 0 else len(data)
 
 
-def plain(data: bytes, offset: int, length: int, cap: int, rest: bytes = b"") -> Record | None:
-    """The one record that these decompressed bytes, `data` and then `rest`, are, where it has the common form: ASCII headers, a line each and each name once, a length that fits,
+def plain(data: bytes, offset: int, length: int, cap: int) -> Record | None:
+    """The one record that these decompressed bytes are, where it has the common form: ASCII headers, a line each and each name once, a length that fits,
     no transfer or content coding. None for all others: they are `parse`'s.
     """
     end = data.find(b"\r\n\r\n", 0, HEAD)
@@ -259,35 +237,27 @@ def plain(data: bytes, offset: int, length: int, cap: int, rest: bytes = b"") ->
     headers: Mapping[str, str] = Headers(data[:end])
     start = end + 4
     stop = start + int(promised)
-    inside = stop - len(data)  # bytes of the rest that belong to the record
-    if inside > len(rest) or (rest and inside < 0) or (rest[inside:] if rest else data[stop:]).strip(b"\r\n\0 "):
+    if stop > len(data) or (stop < len(data) and data[stop:].strip(b"\r\n\0 ")):
         return None
     if kind not in ("response", "resource", "conversion"):
         return Record(offset, length, kind, headers=headers)
     if kind != "response":
-        return (
-            Record(offset, length, kind, headers=headers, content_type=declared, body=_joined(data, start, stop, rest))
-            if stop - start <= cap
-            else None
-        )
+        return Record(offset, length, kind, headers=headers, content_type=declared, body=data[start : min(stop, start + cap + 1)])
     end = data.find(b"\r\n\r\n", start, min(stop, start + HEAD))
     status = STATUS(data, start, stop)
-    if declared not in HTTP or end < 0 or not 0 < stop - end - 4 <= cap or status is None or FORM(data, start, end) is None:
+    if declared not in HTTP or end < 0 or end + 4 == stop or status is None or FORM(data, start, end) is None:
         return None
     told = _told(data, start, end)
     if TWICE in told or b"transfer-encoding" in told or b"content-encoding" in told:
         return None
-    body = _joined(data, end + 4, stop, rest)
+    body = data[end + 4 : min(stop, end + 5 + cap)]
+    if len(body) > cap:
+        return Record(offset, length, problem="too_large", value=f"more than {cap:,} bytes", headers=headers)
     promised = told.get(b"content-length", "")
     if promised.isdigit() and len(body) < int(promised):
         headers = {"warc-truncated": f"{len(body):,} of {int(promised):,} bytes", **headers}
     content_type, charset = _content_type(told[b"content-type"]) if b"content-type" in told else ("", "")
     return Record(offset, length, headers=headers, status=int(status[1]), content_type=content_type, charset=charset, body=body)
-
-
-def _joined(data: bytes, start: int, stop: int, rest: bytes) -> bytes:
-    """[start, stop) of two pieces."""
-    return b"".join((memoryview(data)[start:], memoryview(rest)[: stop - len(data)])) if rest else data[start:stop]
 
 
 def _told(data: bytes, start: int, end: int) -> dict[bytes, str]:

@@ -194,8 +194,6 @@ def test_what_is_read_here_is_what_fastwarc_reads(version, kind, declared, more,
     found = plain(data, 3, 7, 200)
     if found is not None:
         [(start, stop, problem)] = split(data)
-        for cut in {len(data) // 3, len(data) // 2, len(data) - 5}:  # as it is unpacked in two pieces
-            assert plain(data[:cut], 3, 7, 200, data[cut:]) in (None, found)
         assert (start, problem) == (0, "") and found == by_fastwarc(data[:stop], 3, 7, 200, stop)
     if version == "WARC/1.0" and kind == "response" and feed == "\r\n" and not more and not fields and body and lie == 0 and pad != b"junk":
         assert (found is not None) == (
