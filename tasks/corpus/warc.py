@@ -21,11 +21,11 @@ from typing import Any, Literal, NamedTuple
 
 from isal import isal_zlib
 
-FIRST = 1 << 16
-"""Compressed bytes of a member handed to the inflater at first: nearly every page is in it, and what is over costs a copy."""
+FIRST = 1 << 14
+"""Compressed bytes of a member handed to the inflater at first: what is over costs a copy, and so does a second piece."""
 STEP = 1 << 18
 """The same, after that."""
-BURST = 1 << 23
+BURST = 1 << 20
 """Most bytes it gives back at a time."""
 HEAD = 64 << 10
 """Bytes in which a record's header must end."""
