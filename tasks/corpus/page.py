@@ -81,7 +81,7 @@ def extract(body: bytes | str, charset: str, limits: Limits, table: Path = TABLE
             return {"reason": "not_html", "value": body[:8].hex()}
         html, _ = decode(body, charset)
     else:
-        html = body.encode("utf-8", "ignore").decode()
+        html = body if body.isascii() else body.encode("utf-8", "ignore").decode()
     if not html.strip(BLANKS):
         return {"reason": "empty", "value": 0}
     page = read(str(HTMLTree.parse(html)), limits.nodes, limits.depth)
