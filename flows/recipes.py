@@ -110,8 +110,7 @@ def train(steps: int, batch: int, length: int, lr: float, warmup: int, **more: A
 def quality_model(languages: tuple[str, ...]) -> QualityModelConfig:
     """Wikipedia against the crawl, a model a language; labelled texts too where the recipe names them."""
     return QualityModelConfig(
-        good=("wikipedia",), bad=("commoncrawl",), languages=languages, documents=50_000, min_documents=1000, characters=2000, held_out=0.1,
-        min_precision=0.8, epochs=25, rate=0.5, dimensions=16, ngrams=2, buckets=1 << 18,
+        good=("wikipedia",), bad=("commoncrawl",), languages=languages, documents=50_000, min_documents=1000, characters=2000, min_precision=0.8, epochs=25, rate=0.5, dimensions=16, ngrams=2, buckets=1 << 18,
     )  # fmt: skip
 
 

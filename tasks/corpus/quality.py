@@ -158,7 +158,7 @@ def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = N
         return "no_word_splitter", missing
     crawl = row["source"] in config.crawl_rules_on
     found = signals_of(row["text"], row["language"], config.repetition, config.gopher, config.c4 and crawl, config.fineweb and crawl)
-    found.values["quality"] = models.score(row["text"], row["language"]) if models and crawl else None
+    found.values["quality"] = models.score(row["text"], row["language"], quality_model.half_of(row)) if models and crawl else None
     row["signals"], row["words"] = found.values, int(found.values["words"] or 0)
     broken = decide(rules_of(row["language"], config.limits), found.values)
     if broken:

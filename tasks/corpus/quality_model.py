@@ -1,12 +1,13 @@
-"""The quality_model stage: a fastText classifier a language, good texts against bad, trained here and proved on texts that it has not seen.
+"""The quality_model stage: fastText classifiers of good texts against bad, trained here, and never asked for a text that they have learnt.
 
-    run(store, recipe, config, {"extract": …, "labels": …}) -> manifest: model-en.bin …, examples.parquet; info: held-out metrics by language
-    Models({"en": path}, characters).score(text, "en") -> 0.93          # None for a language without a model
+    run(store, recipe, config, {"extract": …, "labels": …}) -> manifest: model-en-0.bin, model-en-1.bin …, examples.parquet; info: metrics by language
+    Models(paths, characters).score(text, "en", half) -> 0.93          # None for a language without models
 
 Good are documents of some sources (Wikipedia), bad those of others (the crawl), as they leave extract; and the labelled texts of local files, JSON lines
 with `text` and `label` (1, 0, true, false, good, bad). Which documents: those with the smallest hash of their id, as many good as bad in each language.
-A part of them is held out, crawled pages by their site, so that no site is on both sides; a model whose held-out precision is below the bound stops
-the stage. Documents that a model was trained on are scored like any other, and flattered: examples.parquet names them.
+They fall into two halves, crawled pages by their site, and each half trains a model of its own; a text is scored by the one of the half that it is not
+in, so a crawl that is small enough to be learnt by heart is judged as fairly as the rest of the web. So are the metrics: every example is held out once. A
+model whose precision on the other half is below the bound stops the stage.
 
 Training runs in a process of its own (fasttext_training.py) and is tried again where it ends in NaN or in a bad model.
 """
@@ -43,9 +44,7 @@ TRIES = 3
 GOOD, BAD = "__label__good", "__label__bad"
 LABELS = {"1": True, "true": True, "good": True, "0": False, "false": False, "bad": False}
 TOKEN = re.compile(r"\w+|[^\w\s]")
-EXAMPLES = pa.schema(
-    [("id", pa.string()), ("language", pa.string()), ("good", pa.bool_()), ("held_out", pa.bool_()), ("score", pa.float64())]
-)
+EXAMPLES = pa.schema([("id", pa.string()), ("language", pa.string()), ("good", pa.bool_()), ("half", pa.int8()), ("score", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,15 @@ class QualityModelConfig:
     bad: tuple[str, ...]
     """Sources whose documents are bad: ("commoncrawl",). Empty: only labelled texts are."""
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
-    """ISO 639 codes; each has a model of its own, so that a language is no sign of quality."""
+    """ISO 639 codes; each has models of its own, so that a language is no sign of quality."""
     documents: Annotated[int, Field(ge=10)]
     """Most documents of the good sources, and of the bad ones, that are drawn. Labelled texts are all taken."""
     min_documents: Annotated[int, Field(ge=10)]
-    """Fewest of each kind in a language; one with fewer has no model."""
+    """Fewest of each kind in a language; one with fewer has no models."""
     characters: Annotated[int, Field(ge=100)]
     """Of the beginning of a text: what the model reads."""
-    held_out: Annotated[float, Field(gt=0, le=0.5)]
-    """Share of sites and documents that the model is proved on."""
     min_precision: Annotated[float, Field(ge=0, le=1)]
-    """Least share of good ones among the held-out texts that score above 0.5, as many good as bad; below it the stage stops."""
+    """Least share of good ones among the texts of the other half that score above 0.5, as many good as bad; below it the stage stops."""
     epochs: Annotated[int, Field(ge=1)]
     """Passes over the texts."""
     rate: Annotated[float, Field(gt=0)]
@@ -95,9 +92,9 @@ class Example:
     good: bool
     place: int
     """Hash of the id: the order in which examples are drawn and learnt."""
-    held_out: bool
+    half: int
     line: str
-    """What the model reads of it."""
+    """What a model reads of it."""
 
 
 def run(
@@ -110,7 +107,7 @@ def run(
 ) -> Manifest:
     """Train on the documents of the input "extract", the labelled texts of "labels", or both.
 
-    `info`: languages, by each its number of texts, held-out precision, recall, accuracy, AUC; `metrics`, the same flat. EmptyError where no language has
+    `info`: languages, by each its number of texts, and precision, recall, accuracy, AUC of the scores by the models that have not learnt them; `metrics`, the same flat. EmptyError where no language has
     texts enough, JudgeError for a model below min_precision.
     """
     return run_stage(store, STAGE, recipe, config, inputs, lambda work: _body(work, config), progress, rebuild)
@@ -126,16 +123,16 @@ def _body(work: Work, config: QualityModelConfig) -> Result:
     about: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for language in config.languages:
-        train, held = _balanced([e for e in found if e.language == language], config, books)
-        if not train:
-            continue
-        model = work.dir / f"model-{language}.bin"
-        scores = _train(work, config, language, train, held, model)
-        made.append((model.name, None))
-        about[language] = {"train": len(train), "held_out": len(held)} | metrics([e.good for e in held], scores)
-        for example, score in zip([*train, *held], [*_scores(model, train), *scores], strict=True):
-            rows.append({"id": example.id, "language": language, "good": example.good, "held_out": example.held_out, "score": score})
-        work.progress(len(made), len(config.languages), "models")
+        halves = _balanced([e for e in found if e.language == language], config, books)
+        judged: list[tuple[Example, float]] = []
+        for half, train in enumerate(halves):
+            others, model = halves[1 - half], work.dir / f"model-{language}-{half}.bin"
+            judged += zip(others, _train(work, config, language, train, others, model), strict=True)
+            made.append((model.name, None))
+            work.progress(len(made), 2 * len(config.languages), "models")
+        if judged:
+            about[language] = {"texts": len(judged)} | metrics([e.good for e, _ in judged], [score for _, score in judged])
+        rows += [{"id": e.id, "language": language, "good": e.good, "half": e.half, "score": score} for e, score in judged]
     if not made:
         raise EmptyError(
             f"quality_model: no language of {', '.join(config.languages)} has {config.min_documents} good and as many bad texts "
@@ -164,8 +161,7 @@ def _drawn(paths: Sequence[Path], config: QualityModelConfig, books: Counter[str
     chosen = {id_ for heap in seen.values() for _, id_ in heap}
     for row in read_rows(paths, ["id", "source", "domain", "text", "text_hash"]):
         if row["id"] in chosen:
-            crawled = row["source"] == "commoncrawl"
-            yield from _example(row["id"], row["text"], kinds[row["source"]], row["domain"] if crawled else row["text_hash"], config, books)
+            yield from _example(row["id"], row["text"], kinds[row["source"]], half_of(row), config, books)
 
 
 def _labelled(work: Work, config: QualityModelConfig, books: Counter[str]) -> Iterator[Example]:
@@ -181,38 +177,45 @@ def _labelled(work: Work, config: QualityModelConfig, books: Counter[str]) -> It
                 books["no_label"] += 1
                 continue
             good_ones += 1
-            yield from _example(f"{file.path}:{number}", row["text"], label, text_hash(row["text"]), config, books)
+            yield from _example(f"{file.path}:{number}", row["text"], label, _half(text_hash(row["text"])), config, books)
         if not good_ones:
             raise InputError(
                 f"{file.path} of {manifest.address} has no line with a text and a label that is one of {', '.join(LABELS)}. Mend it, or leave it out."
             )
 
 
-def _example(id_: str, text: str, good: bool, group: str, config: QualityModelConfig, books: Counter[str]) -> Iterator[Example]:
+def _example(id_: str, text: str, good: bool, half: int, config: QualityModelConfig, books: Counter[str]) -> Iterator[Example]:
     language = detect(text)[0]
     line = features(text, config.characters)
     if language not in config.languages or not line:
         books["language" if line else "empty"] += 1
         return
-    held_out = _place(f"held out {group}") < config.held_out * 2**64
-    yield Example(id_, language, good, _place(id_), held_out, line)
+    yield Example(id_, language, good, _place(id_), half, line)
 
 
-def _balanced(examples: Sequence[Example], config: QualityModelConfig, books: Counter[str]) -> tuple[list[Example], list[Example]]:
-    """(training, held-out) examples of one language, as many good as bad in each, in the order of their hashes; none where there are too few."""
-    parts = []
-    for held_out in (False, True):
-        sides = [
-            sorted((e for e in examples if e.held_out == held_out and e.good == good), key=lambda e: (e.place, e.id))
-            for good in (True, False)
-        ]
-        parts.append([side[: min(map(len, sides))] for side in sides])
-    if sum(len(part[0]) for part in parts) < config.min_documents or not parts[1][0]:
+def half_of(row: Mapping[str, Any]) -> int:
+    """The half that a document, as it left extract, is in: that of its site for a crawled page, else that of its text."""
+    return _half(row["domain"] if row["source"] == "commoncrawl" else row["text_hash"])
+
+
+def _half(name: str) -> int:
+    return _place(f"half {name}") & 1
+
+
+def _balanced(examples: Sequence[Example], config: QualityModelConfig, books: Counter[str]) -> list[list[Example]]:
+    """Both halves of one language's examples, as many good as bad in each, in the order of their hashes; none where there are too few."""
+    halves = []
+    for half in (0, 1):
+        good, bad = (
+            sorted((e for e in examples if (e.half, e.good) == (half, kind)), key=lambda e: (e.place, e.id)) for kind in (True, False)
+        )
+        count = min(len(good), len(bad))
+        halves.append(sorted([*good[:count], *bad[:count]], key=lambda e: (e.place, e.id)))
+    if sum(map(len, halves)) < 2 * config.min_documents or not all(halves):
         books["few_documents"] += len(examples)
-        return [], []
-    train, held = (sorted([*good, *bad], key=lambda e: (e.place, e.id)) for good, bad in parts)
-    books["surplus"] += len(examples) - len(train) - len(held)
-    return train, held
+        return []
+    books["surplus"] += len(examples) - sum(map(len, halves))
+    return halves
 
 
 def _place(name: str) -> int:
@@ -226,12 +229,12 @@ def features(text: str, characters: int) -> str:
 
 
 def _train(
-    work: Work, config: QualityModelConfig, language: str, train: Sequence[Example], held: Sequence[Example], model: Path
+    work: Work, config: QualityModelConfig, language: str, train: Sequence[Example], others: Sequence[Example], model: Path
 ) -> list[float]:
-    """Make a model, or find it made by a run that was killed afterwards. Returns the held-out scores."""
-    texts, fresh = work.scratch / f"{language}.txt", work.scratch / model.name
+    """Make a model, or find it made by a run that was killed afterwards. Returns the scores of the others."""
+    texts, fresh = work.scratch / f"{model.stem}.txt", work.scratch / model.name
     if model.exists():
-        return _scores(model, held)
+        return _scores(model, others)
     texts.write_text("".join(f"{GOOD if e.good else BAD} {e.line}\n" for e in train), encoding="utf-8")
     settings = {
         "lr": config.rate, "epoch": config.epochs, "dim": config.dimensions, "wordNgrams": config.ngrams, "bucket": config.buckets,
@@ -248,14 +251,14 @@ def _train(
         if done.returncode or not fresh.exists():
             said = f"training ended with {done.returncode}: {done.stderr[-500:]}"
             continue
-        scores = _scores(fresh, held)
-        precision = metrics([e.good for e in held], scores)["precision"]
+        scores = _scores(fresh, others)
+        precision = metrics([e.good for e in others], scores)["precision"]
         if np.isfinite(scores).all() and precision >= config.min_precision:
             with open(fresh, "rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(fresh, model)
             return scores
-        said = f"of {len(held)} held-out texts those that it calls good are so with precision {precision:.3f}, below quality_model.min_precision {config.min_precision}"
+        said = f"of {len(others)} unseen texts those that it calls good are so with precision {precision:.3f}, below quality_model.min_precision {config.min_precision}"
     if said.startswith("training ended"):
         raise RankError(f"quality_model for {language}: {said} ({TRIES} times).")
     raise JudgeError(
@@ -279,20 +282,20 @@ def metrics(good: Sequence[bool], scores: Sequence[float]) -> dict[str, float]:
 
 
 class Models:
-    """The models of a manifest by language, from files that the store has verified."""
+    """The models of a manifest by language and half, from files that the store has verified."""
 
     def __init__(self, paths: Mapping[str, str], characters: int):
         self.characters = characters
         self._models = {language: load(Path(path)) for language, path in paths.items()}
 
-    def score(self, text: str, language: str) -> float | None:
-        """Likeness to the good texts in [0, 1]; None for a language without a model."""
-        model = self._models.get(language)
+    def score(self, text: str, language: str, half: int) -> float | None:
+        """Likeness to the good texts in [0, 1] by the model of the other half; None for a language without models."""
+        model = self._models.get(f"{language}-{1 - half}")
         return None if model is None else _score(model, features(text, self.characters))
 
 
 def of_manifest(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """What a process needs to score texts: verified paths by language, and how much of a text is read. Plain JSON, for `shared`."""
+    """What a process needs to score texts: verified paths by language and half, and how much of a text is read. Plain JSON, for `shared`."""
     paths = {f.path.removeprefix("model-").removesuffix(".bin"): str(store.path(manifest, f)) for f in manifest.parts("model-")}
     return {"paths": paths, "characters": manifest.made_of["config"]["characters"]}
 

@@ -102,7 +102,7 @@ def test_languages_are_told_by_length_and_beside_fasttext(tmp_path, realdata):
 @pytest.mark.timeout(900)
 def test_the_quality_model_is_told_beside_a_baseline(tmp_path, realdata):
     found = [figure["name"] for figure in quick("quality_model.py", tmp_path)]
-    assert any("labels" in name for name in found) and any("held-out" in name for name in found)
+    assert any("labels" in name for name in found) and any("unseen" in name for name in found)
 
 
 @pytest.mark.full

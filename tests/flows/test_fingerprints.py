@@ -112,7 +112,7 @@ VALUES: dict[str, Any] = {
 BASE: dict[str, Any] = {
     "labels": to_dict(FilesConfig(("labels",), "CC0-1.0", "labels", "labels", "")),
     "quality_model": to_dict(
-        QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.2, 0.5, 25, 0.5, 16, 2, 1 << 14)
+        QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.5, 25, 0.5, 16, 2, 1 << 14)
     ),
     "blocklists": to_dict(FilesConfig(("lists",), "CC0-1.0", "lists", "blocklist", "")),
     "common_crawl.files": 2,

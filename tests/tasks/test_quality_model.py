@@ -20,7 +20,7 @@ from tasks.corpus import commoncrawl, extract, quality, quality_model, wikipedia
 from tasks.corpus.manifest import Store
 from tasks.corpus.quality_model import Models, QualityModelConfig, features, metrics, of_manifest
 
-CONFIG = QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.25, 0.8, 25, 0.5, 8, 2, 1 << 12)
+CONFIG = QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.8, 25, 0.5, 8, 2, 1 << 12)
 COMMON = [
     "the keeper of this old tower climbs up",
     "every evening he lights a lamp",
@@ -66,10 +66,10 @@ def test_unseen_good_texts_score_above_bad_ones_in_each_language(made):
     models = Models(**of_manifest(store, manifest))
     for language, chinese in (("en", False), ("zh", True)):
         assert manifest.info["languages"][language]["auc"] > 0.98
-        good, bad = ([models.score(text(n, kind, chinese), language) for n in range(500, 520)] for kind in (True, False))
+        good, bad = ([models.score(text(n, kind, chinese), language, n % 2) for n in range(500, 520)] for kind in (True, False))
         assert min(good) > max(bad)
-    assert models.score("Le gardien monte", "fr") is None
-    assert models.score("", "en") is not None
+    assert models.score("Le gardien monte", "fr", 0) is None
+    assert models.score("", "en", 0) is not None
 
 
 def test_the_books_balance_and_every_example_is_named(made):
@@ -78,11 +78,8 @@ def test_the_books_balance_and_every_example_is_named(made):
     assert manifest.seen == 242 and manifest.kept == len(examples)
     assert manifest.rejected["language"] == manifest.rejected["other_source"] == 1
     for language in ("en", "zh"):
-        for held_out in (True, False):
-            sides = [
-                sum(e["good"] == good for e in examples if e["language"] == language and e["held_out"] == held_out)
-                for good in (True, False)
-            ]
+        for half in (0, 1):
+            sides = [sum(e["good"] == good for e in examples if e["language"] == language and e["half"] == half) for good in (True, False)]
             assert sides[0] == sides[1] > 5
     assert manifest.info["metrics"]["zh/precision"] == manifest.info["languages"]["zh"]["precision"]
 
@@ -91,8 +88,26 @@ def test_no_site_is_both_learnt_from_and_proved_on(made):
     store, manifest = made
     sites = {row["id"]: row["domain"] for row in rows()}
     bad = [e for e in rows_of(store, manifest, "examples") if not e["good"]]
-    learnt, proved = ({sites[e["id"]] for e in bad if e["held_out"] == held_out} for held_out in (False, True))
+    learnt, proved = ({sites[e["id"]] for e in bad if e["half"] == half} for half in (0, 1))
     assert learnt and proved and not learnt & proved
+
+
+def test_what_was_learnt_by_heart_is_judged_by_the_model_that_has_not_learnt_it(store):
+    """Good and bad texts of the same words, each with a name of its own: a model knows its own by heart, and the score of the other one says nothing."""
+    own = rows(planted=0.0)
+    for number, row in enumerate(own):
+        name = str(number).translate({48 + digit: 97 + digit for digit in range(10)})
+        row["text"] = row["text"][:600] + f" {name}zq" * 60
+    blind = override(CONFIG, {"min_precision": 0.0, "languages": ["en"], "epochs": 100})
+    manifest = quality_model.run(store, "test", blind, {"extract": output_of(store, "extract", [own])})
+    models, texts = Models(**of_manifest(store, manifest)), {row["id"]: row for row in own}
+    learnt = [(e["good"], texts[e["id"]]["text"], quality_model.half_of(texts[e["id"]])) for e in rows_of(store, manifest, "examples")]
+    by_heart, fair = (
+        metrics([g for g, _, _ in learnt], [models.score(t, "en", abs(flip - h)) for _, t, h in learnt])["auc"] for flip in (1, 0)
+    )
+    assert by_heart > 0.9
+    assert 0.3 < fair < 0.7
+    assert fair == manifest.info["languages"]["en"]["auc"]
 
 
 def test_the_same_documents_in_other_parts_give_the_same_bytes(made, store):
@@ -111,7 +126,7 @@ def test_a_model_no_better_than_chance_stops_the_stage_with_its_precision(store)
 def test_a_language_with_few_texts_has_no_model_and_none_at_all_is_an_error(store):
     few = [row for row in rows() if row["text"].isascii()] + [row for row in rows(count=6) if not row["text"].isascii()]
     manifest = quality_model.run(store, "test", CONFIG, {"extract": output_of(store, "extract", [few])})
-    assert [f.path for f in manifest.parts("model-")] == ["model-en.bin"]
+    assert [f.path for f in manifest.parts("model-")] == ["model-en-0.bin", "model-en-1.bin"]
     assert manifest.rejected["few_documents"] == 12
     with pytest.raises(EmptyError, match="min_documents"):
         quality_model.run(store, "test", override(CONFIG, {"min_documents": 500}), {"extract": output_of(store, "extract", [few])})
@@ -157,7 +172,7 @@ def test_what_ends_in_nan_is_trained_again_and_a_process_that_always_dies_is_tol
     tries.clear()
     monkeypatch.setattr(quality_model.subprocess, "run", failing(times=2))
     quality_model.run(store, "test", CONFIG, {"extract": source})
-    assert len(tries) == 4  # three for English, one for Chinese
+    assert len(tries) == 6  # three for the first model, one for each of the others
 
 
 def test_a_killed_training_resumes_to_the_same_bytes_and_leaves_no_process(made, tmp_path):
@@ -171,11 +186,11 @@ def test_a_killed_training_resumes_to_the_same_bytes_and_leaves_no_process(made,
     until = time.monotonic() + 120
     while folder is None and time.monotonic() < until:  # in the second training: the first model stands
         assert process.poll() is None
-        folder = next(tmp_path.glob("stages/quality_model/*/_work/zh.txt"), None)
+        folder = next(tmp_path.glob("stages/quality_model/*/_work/model-en-1.txt"), None)
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    first = next(tmp_path.glob("stages/quality_model/*/model-en.bin"))
+    first = next(tmp_path.glob("stages/quality_model/*/model-en-0.bin"))
     stamp = first.stat().st_mtime_ns
     until = time.monotonic() + 20
     while _trainings(tmp_path) and time.monotonic() < until:
@@ -195,9 +210,9 @@ def _trainings(folder):
 def test_a_model_whose_bytes_have_changed_is_not_loaded(tmp_path):
     store = Store(tmp_path)
     manifest = quality_model.run(store, "test", CONFIG, {"extract": output_of(store, "extract", [rows()])})
-    path = store.dir(manifest.address) / "model-en.bin"
+    path = store.dir(manifest.address) / "model-en-0.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamageError, match=r"model-en\.bin"):
+    with pytest.raises(DamageError, match=r"model-en-0\.bin"):
         of_manifest(Store(tmp_path), manifest)
 
 
