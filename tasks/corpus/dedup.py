@@ -69,8 +69,6 @@ class DedupConfig:
     """Most keepers of one band that a document is compared with, the first in the order; who had more and stayed is counted as `untried`."""
     urls: Literal["off", "first", "newest"]
     """One document an address (in its normal form, see urls.py): off; the first in the order stays; the newest by date stays. What is published stays."""
-    max_removed: Annotated[float, Field(gt=0, le=1)] = resource()
-    """Most of a source's documents, as a share, that may go for other new ones before the stage stops and shows examples; 1 never stops it."""
     repeated: repeats.Unit
     """Text that many documents have in common is cut from those that stay, by line or by paragraph; off leaves it."""
     repeated_characters: Annotated[int, Field(ge=1)]
@@ -79,6 +77,8 @@ class DedupConfig:
     """Most documents that may have a line or paragraph in common."""
     repeated_keep: Literal["first", "none"]
     """Which of those documents keeps it: the first in the order, or none."""
+    max_removed: Annotated[float, Field(gt=0, le=1)] = resource()
+    """Most of a source's documents, as a share, that may go for other new ones before the stage stops and shows examples; 1 never stops it."""
 
     def __post_init__(self) -> None:
         if self.bands * self.rows > self.permutations:
@@ -111,7 +111,7 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
         return books([])
     held = sum(_bytes(path) for path in work.paths("filter"))
     if held > HELD or not work.store.is_local:
-        return books(**_passes(work, config, lambda *job: run_ranks(*job, engine)))
+        return books(**_passes(work, config, lambda work, function, config, items: run_ranks(work, function, config, items, engine)))
     (work.scratch / "whole").mkdir(exist_ok=True)
     item = {
         "rows": 2 * _rows(new.parts()), "store": work.store.url, "directory": str(work.dir), "fingerprint": work.fingerprint,
@@ -222,7 +222,8 @@ def _repeated(work: Work, config: DedupConfig, table: Documents, decisions: Deci
 
 def shingle_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter, batches: Iterable[pa.RecordBatch] | None = None) -> None:
     """Write the shingles' hashes of the picked rows of one part: shingles-RRRRR.bin (uint64, concatenated) and sizes-RRRRR.npy."""
-    picks, sizes, start = np.load(item["picks"]), [], 0
+    picks, start = np.load(item["picks"]), 0
+    sizes: list[int] = []
     path, listing = out.directory / f"shingles-{out.rank:05d}.bin", out.directory / f"sizes-{out.rank:05d}.npy"
     with open(path.with_name(path.name + ".tmp"), "wb") as file:
         for batch in batches if batches is not None else read_batches([Path(item["path"])] if len(picks) else [], ["text"]):
