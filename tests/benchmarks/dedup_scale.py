@@ -130,7 +130,8 @@ def make(documents: int, folder: Path) -> dict[str, Any]:
         for row in range(len(some)):
             kernels._permute(hashes[row], SET, a, b, made[row])
         keys[some] = minhash.bands(made, BANDS, ROWS)
-        names = [f"{mixed(number, 7):016x}{number:016x}" for number in document.tolist()]
+        digits = np.stack([mixed(document, 7), document.astype(np.uint64)], axis=1).astype(">u8").tobytes().hex()
+        names = [digits[at : at + 32] for at in range(0, len(digits), 32)]
         columns = {
             "id": pa.array(names), "text_hash": pa.array(names), "source": pa.array(["synthetic"] * len(names)), "snapshot": pa.array(["s"] * len(names)),
             "origin_file": pa.array([f"{part % 7}"] * len(names)), "origin_offset": pa.array(document),
