@@ -126,6 +126,7 @@ def test_a_refresh_killed_anywhere_gives_the_same_version_when_it_is_run_again(p
     from flows.refresh import common_crawl_monthly
 
     warcs, host, settings = crawl
+    settings |= {"keep_raw": "all"}
     store, whole = Store(tmp_path / "store"), Store(tmp_path / "whole")
     for place in (store, whole):
         common_crawl_monthly(set=settings, store=place.url)
