@@ -57,6 +57,8 @@ def card(
     scores, spread = evaluate.info["metrics"], evaluate.info.get("stderr", {})
     books = [(m.stage, f"{m.seen:,}", f"{m.kept:,}", _reasons(m)) for m in passed]
     figures = [(metric, f"{value:.4f}", _figure(spread, metric), _figure(champion, metric)) for metric, value in sorted(scores.items())]
+    shares = [_share(kind, facts) for m in family.get("encode", ()) for kind, facts in m.info["mixture"].items()]
+    years = [f"{year} {count:,}" for m in family.get("encode", ()) for year, count in m.info["tokens_by_year"].items()]
     request = json.dumps({"inputs": [{"prompt": said[0]}]})
     return f"""Built by Ingot from recipe **{tags["ingot.recipe"]}**. Gate: {tags["ingot.gate"]}.
 
@@ -70,6 +72,12 @@ trained on {size["tokens"]:,} tokens of {size["documents"]:,} documents.
 Every record is accounted for:
 
 {_table(("stage", "in", "out", "set aside"), "lrrl", books)}
+
+Trained on, validation apart:
+
+{_table(("source/language", "documents", "tokens", "epochs asked", "epochs got"), "lrrrr", shares)}
+
+Tokens by year of the record, validation included: {", ".join(years)}.
 
 ## Scores
 
@@ -93,6 +101,11 @@ mlflow models serve --env-manager local -m models:/{name}@candidate -p 5001
 curl localhost:5001/invocations -H 'Content-Type: application/json' \\
   -d '{request}'
 ```"""
+
+
+def _share(kind: str, facts: Mapping[str, float]) -> tuple[str, str, str, str, str]:
+    """A line of the mixture, as encode's manifest has it."""
+    return kind, f"{facts['documents']:,}", f"{facts['tokens']:,}", f"{facts['epochs']:g}", f"{facts['epochs_got']:.3g}"
 
 
 def _figure(values: Mapping[str, float], metric: str) -> str:

@@ -107,7 +107,9 @@ def chain(store: Store, folder: Path, seed: int = 0, steps: int = 10) -> dict[st
     one["decontaminate"] = made(store, "decontaminate", {"dedup": one["dedup"]}, rejected={"contaminated": 1}, kept=124)
     one["tokenizer"] = made(store, "tokenizer", {"corpus-000": one["decontaminate"]}, kept=124)
     inputs = {"corpus-000": one["decontaminate"], "tokenizer": one["tokenizer"]}
-    one["encode"] = made(store, "encode", inputs, info={"tokens": {"train": 41_000, "valid": 900}}, kept=124)
+    shares = {"wikipedia/zh": {"documents": 60, "tokens": 20_500, "stored": 120, "stored_tokens": 41_000, "epochs": 2.0, "epochs_got": 2.0}}
+    info = {"tokens": {"train": 41_000, "valid": 900}, "mixture": shares, "tokens_by_year": {"2026": 41_300, "unknown": 600}}
+    one["encode"] = made(store, "encode", inputs, info=info, kept=124)
     for stage, inputs in (("pretrain", {"encode": one["encode"], "tokenizer": one["tokenizer"]}), ("finetune", {"examples": examples})):
         inputs = inputs | ({"start": one["pretrain"], "tokenizer": one["tokenizer"]} if stage == "finetune" else {})
         files: dict[str, str | bytes] = {"metrics.jsonl": "".join(json.dumps(row) + "\n" for row in training(steps))}

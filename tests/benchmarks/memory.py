@@ -36,7 +36,7 @@ WHY = {
     "decontaminate": "a part's writer holds up to 1,000 documents and a part's rejects (20,000 records at most)",
     "index": "keys of a part's documents (PART_ROWS at most) until it is written",
     "tokenizer": "counts of distinct words, until tokenizer.sample_bytes of text are reached",
-    "encode": "tokens wait in memory up to 8 MiB, are sorted by ranges of 16 MiB of text, and gigatoken remembers pieces of 32 MiB beyond ASCII",
+    "encode": "tokens wait in memory up to 8 MiB, are sorted by ranges of 16 MiB of text, and gigatoken remembers the pieces of 16 MiB beyond ASCII",
     "pretrain": "shards are memory-mapped: pages that were read count as resident",
 }
 """Where a stage is not flat, what grows and where that ends."""
