@@ -83,3 +83,9 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     assert [figure["name"].split()[3].rstrip(",") for figure in found] == [
         "ingest", "extract", "filter", "dedup", "decontaminate", "index", "tokenizer", "encode", "pretrain",
     ]  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_two_workers_are_told_beside_one(tmp_path):
+    assert [figure["name"].split()[0] for figure in quick("engine_scaling.py", tmp_path)] == ["extract", "extract", "filter", "filter"]
