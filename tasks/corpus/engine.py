@@ -76,7 +76,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.kind == "slurm" and not (self.partition and self.time):
             raise ValueError(f"kind=slurm needs a partition and a time; here they are {self.partition!r} and {self.time!r}")
-        odd = [word for word in self.sbatch if not word.partition("=")[2]]
+        odd = [word for word in self.sbatch if self.kind == "slurm" and not word.partition("=")[2]]
         if odd:
             raise ValueError(f"sbatch holds name=value, for example account=nlp, not {odd[0]!r}")
 
@@ -97,14 +97,20 @@ class Slot:
     looked: float = field(default_factory=time.monotonic)
     signs: dict[int, int] = field(default_factory=dict)
 
+    def hear(self) -> bytes:
+        """The next message: b"done" of the slot, b"exit N" of the launcher, b"" where both are gone."""
+        try:
+            return self.socket.recv(1 << 10)
+        except OSError:  # a reset: it had not read its last rank
+            return b""
+
     def end(self) -> None:
         """Kill it with its whole process group and wait."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.socket.settimeout(10)
-        with contextlib.suppress(OSError):
-            while self.socket.recv(1 << 10) == b"done":
-                pass
+        while self.hear() == b"done":
+            pass
         self.socket.close()
 
 
@@ -136,7 +142,7 @@ def run_ranks(work: Work, function: str, config: Any, items: Sequence[dict[str, 
                 running.append(start(scratch, ranks, here))
             ready, _, _ = select.select([slot.socket for slot in running], [], [], GLANCE)
             for slot in list(running):
-                said = slot.socket.recv(1 << 10) if slot.socket in ready else None
+                said = slot.hear() if slot.socket in ready else None
                 if said is None and not (scratch / "error.json").exists() and not _silent(scratch, slot, seen, engine):
                     continue
                 left = [rank for rank in slot.ranks if not _done(scratch, rank)]

@@ -227,7 +227,7 @@ def _held(job: Job, rank: int) -> Iterator[None]:
 
 
 def _work(job: Job, rank: int) -> None:
-    other = {name: version for name, version in versions().items() if version != job.packages.get(name)}
+    other = {} if job.engine.kind == "local" else {n: version for n, version in versions().items() if version != job.packages.get(n)}
     if other:
         told = ", ".join(f"{name} {version} (there {job.packages.get(name, 'none')})" for name, version in sorted(other.items()))
         raise ConfigError(
@@ -272,8 +272,11 @@ def _ray(job: Job) -> None:
 
     address = job.engine.address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        if address != "auto":  # Ray itself would ask for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=20).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"no Ray cluster at {address} ({error}). Start one (`ray start --head`), or set engine.address.") from None
     executor = RayPipelineExecutor(
         [RankStep(str(job.scratch / "job.json"))], tasks=len(job.items), workers=job.engine.workers, logging_dir=str(job.scratch / "datatrove"),

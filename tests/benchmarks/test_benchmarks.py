@@ -185,3 +185,9 @@ def test_the_table_names_a_script_that_failed_and_keeps_the_figures_of_the_other
     with pytest.raises(SystemExit, match=r"failed: warc_speed.py \(3\)"):
         corpus.main()
     assert "missed: speed: 7, goal ≥ 9" in (said := capsys.readouterr().out) and "0 of 1 goals met" in said
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_two_workers_are_told_beside_one(tmp_path):
+    assert [figure["name"].split()[0] for figure in quick("engine_scaling.py", tmp_path)] == ["extract", "extract", "filter", "filter"]

@@ -104,7 +104,10 @@ def test_slots_and_launcher_end_with_a_killed_stage(store, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"kind": "slurm"}, "kind=slurm needs a partition"), ({"sbatch": ("account",)}, "sbatch holds name=value.*'account'")],
+    [
+        ({"kind": "slurm"}, "kind=slurm needs a partition"),
+        ({"kind": "slurm", "partition": "main", "sbatch": ("account",)}, "sbatch holds name=value.*'account'"),
+    ],
 )
 def test_settings_of_a_cluster_that_cannot_be_are_refused(change, words):
     from model.config import from_dict, to_dict
