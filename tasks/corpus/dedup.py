@@ -122,6 +122,9 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
     return books(**summary["info"])
 
 
+prepare = index.prepare
+
+
 def whole_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> dict[str, Any]:
     """All passes over an input that fits in memory. Returns what `_passes` does."""
     store = Store(item["store"])

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from model.errors import ConfigError
 from tasks.corpus import census, minhash, urls
+from tasks.corpus.codepoints import unicode_tables
 from tasks.corpus.document import GROUP_ROWS, SCHEMA, PartWriter, read_batches, settle, write_table
 from tasks.corpus.engine import EngineConfig, run_ranks
 from tasks.corpus.keepers import IDENTITY, key_column
@@ -152,6 +153,13 @@ def some(store: Store, segment: Manifest, rows: np.ndarray, folder: Path) -> Ite
             if beside:
                 np.save(addresses(folder / signatures(number)), _mapped(store, segment, beside[number].path)[inside])
             yield number, inside, folder / signatures(number)
+
+
+def prepare(config: Any) -> None:
+    """Load what every rank that signs or cuts needs."""
+    from tasks.corpus import kernels  # noqa: F401
+
+    unicode_tables()
 
 
 def signature_rank(config: IndexConfig, item: dict[str, Any], out: PartWriter, batches: Iterable[pa.RecordBatch] | None = None) -> None:

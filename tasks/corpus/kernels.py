@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import float64, int32, int64, njit, types, uint8, uint32, uint64, void
-from numba.core import entrypoints
 from numba.extending import intrinsic
 
 from tasks.corpus.codepoints import CHARACTER, PHRASES, POINT, POOL, SPACE, STOP, WORD
 from tasks.corpus.minhash import SHINGLE
 
-entrypoints._already_initialized = True
-"""numba would load the extensions of all packages that are installed; that of awkward, which gigatoken brings, takes a process 0.9 s."""
 A1, A2, A3, A4, A5 = 2654435761, 2246822519, 3266489917, 668265263, 374761393
 B1, B2, B3, B4, B5 = 11400714785074694791, 14029467366897019727, 1609587929392839161, 9650029242287828579, 2870177450012600261
 """Primes of xxh32 and xxh64."""
