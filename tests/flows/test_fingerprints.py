@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import pytest
 from chain import golden_of
+from crawl_host import write_table
 
 from flows import planning, recipes
 from model.config import fingerprint, from_dict, override, to_dict
@@ -83,6 +84,17 @@ ROLES = {
 VALUES: dict[str, Any] = {
     "common_crawl.snapshot": "CC-MAIN-1970-02",
     "common_crawl.byte_budget": 150,
+    "common_crawl.select": {
+        "domains": [],
+        "urls": [],
+        "languages": ["eng"],
+        "mime": [],
+        "statuses": [],
+        "since": "",
+        "until": "",
+        "index": "table",
+        "gap": 0,
+    },
     "wikipedia.date": "19700201",
     "wikipedia.wikis": ["enwiki"],
     "wikipedia.byte_budget": 150,
@@ -152,6 +164,12 @@ def mirror(root: Path) -> Path:
         for name in names:
             put(name)
         put(f"crawl-data/{snapshot}/warc.paths.gz", gzip.compress("\n".join(names).encode(), mtime=0))
+        wets = [name.replace("warc", "wet") for name in names]
+        for name in wets:
+            put(name)
+        put(f"crawl-data/{snapshot}/wet.paths.gz", gzip.compress("\n".join(wets).encode(), mtime=0))
+        common = {"surt": "org)/", "url": "http://org/", "date": "1970-01-01T00:00:00Z", "status": 200, "mime": "a/b", "detected": "a/b"}
+        write_table(root, snapshot, [common | {"file": name, "offset": 0, "length": 9, "languages": "eng"} for name in names], 1)
     for wiki in ("enwiki", "zhwiki"):
         for date in ("19700101", "19700201"):
             names = [f"{wiki}-{date}-pages-articles{n}.xml-p{n}p{n}.bz2" for n in (1, 2)]
