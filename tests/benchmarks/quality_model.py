@@ -83,7 +83,7 @@ def main() -> None:
 
     config = override(
         recipes.quality_model(("en", "zh")),
-        {"min_documents": 20, "min_precision": 0.0, "epochs": 60} | ({"epochs": 2} if given.quick else {}),
+        {"min_documents": 10, "min_precision": 0.0, "epochs": 60} | ({"epochs": 2} if given.quick else {}),
     )
     rows: list[tuple[str, str, str]] = []
     labels = labelled(DATA)[: 60 if given.quick else None]
