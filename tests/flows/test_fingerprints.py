@@ -67,6 +67,7 @@ VALUES: dict[str, Any] = {
     "examples.paths": ["finetune/a.jsonl"],
     "dedup.bands": 24,
     "dedup.rows": 4,
+    "encode.mixture": [{"documents": "wikipedia/*", "epochs": 2.0}],
     "model.heads": 4,
     "model.kv_heads": 2,
     "model.head_dim": 32,
