@@ -108,6 +108,7 @@ VALUES: dict[str, Any] = {
     "blocklists.paths": ["lists/a.txt"],
     "dedup.bands": 24,
     "dedup.rows": 4,
+    "encode.mixture": [{"documents": "wikipedia/*", "epochs": 2.0}],
     "model.heads": 4,
     "model.kv_heads": 2,
     "model.head_dim": 32,
