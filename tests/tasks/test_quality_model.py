@@ -233,7 +233,7 @@ def test_the_filter_scores_crawled_pages_and_rejects_below_the_bound_of_their_la
     every = rows_of(store, quality.run(store, "test", plain, inputs, ENGINE))
     assert len(every) == 41
     assert [row["signals"]["quality"] is None for row in every] == [row["source"] == "wikipedia" for row in every]
-    made = quality.run(store, "test", override(plain, {"min_quality": {"en": 0.5}}), inputs, ENGINE)
+    made = quality.run(store, "test", override(plain, {"thresholds": {"quality_low@en": 0.5}}), inputs, ENGINE)
     assert made.rejected == {"quality_low": 10}
     both = [*rows_of(store, made), *rows_of(store, made, "rejects-")]
     assert all(
