@@ -139,8 +139,10 @@ def reasons(store: Store, chain: Sequence[Manifest], chance: random.Random) -> s
 def signals(store: Store, chain: Sequence[Manifest], chance: random.Random) -> str:
     """A histogram of every signal with its thresholds, a language at a time: documents that stayed, and on top those that some rule rejected."""
     found: dict[str, dict[bool, list[pa.StructArray]]] = {}
+    thresholds: dict[str, float] = {}
     for m in chain:
         if m.stage == "filter":
+            thresholds |= m.made_of["config"]["thresholds"]
             for kept, prefix in ((True, "documents-"), (False, "rejects-")):
                 for table in _some(paths(store, m, prefix), ["language", "signals"], min(1.0, MEASURED / max(1, m.seen)), chance):
                     measured = table.filter(pc.is_valid(table["signals"]))
@@ -151,7 +153,7 @@ def signals(store: Store, chain: Sequence[Manifest], chance: random.Random) -> s
     parts = []
     for language in order:
         by_signal: dict[str, list[Rule]] = {}
-        for rule in rules_of(language):
+        for rule in rules_of(language, tuple(sorted(thresholds.items()))):
             by_signal.setdefault(rule.signal, []).append(rule)
         drawn = [
             histogram(name, rules, *(_values(found[language][kept], name) for kept in (True, False))) for name, rules in by_signal.items()

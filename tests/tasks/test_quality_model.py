@@ -19,6 +19,7 @@ from model.errors import DamageError, EmptyError, InputError, JudgeError, RankEr
 from tasks.corpus import commoncrawl, extract, quality, quality_model, wikipedia
 from tasks.corpus.manifest import Store
 from tasks.corpus.quality_model import Models, QualityModelConfig, features, metrics, of_manifest
+from tasks.corpus.recount import recount
 
 CONFIG = QualityModelConfig(("wikipedia",), ("commoncrawl",), ("en", "zh"), 1000, 20, 2000, 0.8, 25, 0.5, 8, 2, 1 << 12)
 COMMON = [
@@ -239,9 +240,9 @@ def test_the_filter_scores_crawled_pages_and_rejects_below_the_bound_of_their_la
     assert all(
         row["language"] == "en" and row["signals"]["quality"] < 0.5 and float(row["value"]) < 0.5 for row in both if row.get("reason")
     )
-    assert quality.recount(both, {}, {"en": 0.5}).rejected == made.rejected
-    assert quality.recount(both, {}, {"en": 0.5, "zh": 0.5}).rejected == {"quality_low": 20}
-    assert quality.recount(both, {"quality_low": 0.0}, {"en": 0.5}).documents == 41
+    assert recount(store, [made], {}).rejected["quality_low"] == [10, 10]
+    assert recount(store, [made], {"quality_low@zh": 0.5}).rejected["quality_low"] == [10, 20]
+    assert recount(store, [made], {"quality_low@en": 0.0}).total.documents_then == 41
 
 
 def test_a_refresh_is_judged_by_the_model_of_what_is_published(made, monkeypatch):

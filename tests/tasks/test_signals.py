@@ -185,7 +185,9 @@ def test_each_signal_equals_its_plain_count(language, text):
 
     stop_words = CHINESE_STOP_WORDS if language == "zh" else STOP_WORDS
     left, count, of_c4 = c4(text, lambda some: len(words(some)), lambda line: max(1, len(theirs.span_tokenize(line))), language != "zh")
-    expected = gopher(text, words(text), stop_words) | of_c4 | fineweb(left, count) | {"left_words": count, "lines_removed": None}
+    expected = (
+        gopher(text, words(text), stop_words) | of_c4 | fineweb(left, count) | {"left_words": count, "lines_removed": None, "quality": None}
+    )
     found = signals_of(text, language, True, True, True, True)
     assert found.values == expected
     assert (found.text, found.words) == (left, count)
