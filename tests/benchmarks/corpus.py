@@ -19,7 +19,8 @@ from figures import REPO, Figure, arguments, clean_environment, machine, table
 HERE = Path(__file__).parent
 SHARED = REPO.parent / "shared"
 SCRIPTS = {
-    "warc_speed.py": "§1 reading", "extract_quality.py": "§1 main text", "rules_speed.py": "§2 rules", "quality_model.py": "§2 quality model",
+    "warc_speed.py": "§1 reading", "extract_quality.py": "§1 main text", "rules_speed.py": "§2 rules", "pii_quality.py": "§2 personal data", "blocklist.py": "§2 block-lists",
+    "quality_model.py": "§2 quality model",
     "language_accuracy.py": "§2 languages", "dedup_speed.py": "§3 dedup", "dedup_scale.py": "§3 dedup at scale", "refresh.py": "§4 refresh",
     "encode_speed.py": "§5 tokens", "engine_scaling.py": "§6 engines", "corpus_cost.py": "§8 cost of the whole chain", "memory.py": "§8 peak memory",
 }  # fmt: skip

@@ -101,6 +101,8 @@ VALUES: dict[str, Any] = {
     "files.paths": ["files/a.txt"],
     "evaluation.paths": ["eval/choice"],
     "examples.paths": ["finetune/a.jsonl"],
+    "filter.thresholds": {"gopher_short_doc": 30.0},
+    "filter.clean_lines": ["notice"],
     "quality_model.good": ["files"],
     "quality_model.bad": ["files"],
     "quality_model.languages": ["zh", "en"],

@@ -79,7 +79,7 @@ MIDST: dict[str, tuple[str, Moment]] = {
     "evaluate, scores": ("evaluate", there("evaluate", "metrics.json")),
     "register": ("register", there("register", "")),
 }
-QUICK = ("dedup, half of its parts", "pretrain, step 5")
+QUICK = ("dedup, half of its parts",)
 
 
 def points() -> list[object]:

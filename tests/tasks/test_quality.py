@@ -157,9 +157,9 @@ def _compare(texts):
 @pytest.mark.realdata
 def test_decisions_on_real_documents_are_datatroves_own(realdata):
     every = list(real_texts(realdata))
-    number, wrong, seen = _compare(random.Random(11).sample(every, 250))
-    assert (number, wrong) == (250, [])
-    assert len(seen) >= 10, seen
+    number, wrong, seen = _compare(random.Random(11).sample(every, 100))
+    assert (number, wrong) == (100, [])
+    assert len(seen) >= 8, seen
 
 
 @pytest.mark.full

@@ -216,6 +216,7 @@ def test_a_busy_host_ends_with_its_error_and_the_next_run_goes_on_behind_what_ca
     assert [(f.path, f.sha256) for f in made.files] == [(f.path, f.sha256) for f in whole.files] and made.content == whole.content
 
 
+@pytest.mark.full
 def test_a_killed_ingest_goes_on_to_the_same_bytes(host, rows, tmp_path):
     """Killed at once, without warning, each time some requests further on."""
     for form in ("warc", "wet"):
