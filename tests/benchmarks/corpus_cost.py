@@ -135,7 +135,10 @@ def chain(place: Path, source: Path) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def spent() -> float:
-    """CPU seconds of this process and of the children that ended."""
+    """CPU seconds of this process and of the children that ended: those that wait for the next stage are ended first."""
+    from tasks.corpus.engine import stop
+
+    stop()
     return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 

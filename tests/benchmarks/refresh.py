@@ -32,6 +32,7 @@ from figures import Figure, arguments, conclude, table
 from flows import recipes
 from tasks.corpus import commoncrawl, contamination, dedup, extract, files, index, minhash, quality
 from tasks.corpus.document import read_rows
+from tasks.corpus.engine import stop
 from tasks.corpus.keepers import key_column
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
 
@@ -81,6 +82,7 @@ def corpus(
     def timed(name: str, stage: Callable[..., Manifest], *args: Any) -> None:
         start = sum(os.times()[:4])  # of this process and of those that it has waited for
         made[name] = stage(store, "refresh", *args)
+        stop()  # so that its processes are counted
         seconds[name] = sum(os.times()[:4]) - start
 
     timed("ingest", commoncrawl.run, config, r.download)
@@ -155,7 +157,7 @@ def look_ups(store: Store, *sizes: int) -> Figure:
 
         def body(work: Work, size: int = size, chance: np.random.Generator = chance) -> Result:
             made = []
-            for name in index.orders(recipes.small().dedup.bands):
+            for name in index.orders(recipes.small().dedup.signatures):
                 keys = np.sort(chance.integers(0, 2**63, size, np.uint64))
                 for kind, values in (("keys", keys), ("places", chance.permutation(size).astype(np.uint32))):
                     np.save(work.dir / f"{kind}-{name}.npy", values)
@@ -171,7 +173,7 @@ def look_ups(store: Store, *sizes: int) -> Figure:
         fresh = store.dir(segment.address) / "fresh.parquet"
         pq.write_table(pa.table(columns | {"text_hash": [f"{n:032x}" for n in range(LOOKUPS)]}), fresh)
         rss, start = psutil.Process().memory_info().rss, sum(os.times()[:2])
-        [found] = index.related(store, [segment], [fresh], recipes.small().dedup.bands)
+        [found] = index.related(store, [segment], [fresh], recipes.small().dedup.signatures)
         spent.append(sum(os.times()[:2]) - start)
         memory.append(psutil.Process().memory_info().rss - rss)
         assert len(found) >= LOOKUPS
