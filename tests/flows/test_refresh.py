@@ -53,10 +53,8 @@ def deadly(holder, name, when):
 moment = {moment!r}
 if moment == "ingest":
     deadly(manifest, "_settle", lambda store, address, *rest: address.startswith("stages/ingest"))
-elif moment == "dedup":
-    deadly(refresh.make_corpus.__globals__["dedup"].plain, "decide", lambda *args: True)
-elif moment == "index":
-    deadly(manifest, "_settle", lambda store, address, *rest: address.startswith("stages/index"))
+elif moment in ("dedup", "index"):
+    deadly(manifest, "_settle", lambda store, address, *rest: address.startswith("stages/" + moment))
 elif moment in ("indexes", "corpora"):
     deadly(manifest.Store, "publish", lambda self, kind, *rest: kind == moment)
 elif moment == "changes":

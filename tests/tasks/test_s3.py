@@ -218,6 +218,7 @@ def test_the_corpus_is_the_same_on_s3_and_every_command_reads_it(server, repo, t
     store, r = Store(url), recipes.tiny()
     made = corpus(store, r)
     assert golden_of(made) == json.loads((repo / "tests" / "golden" / "stages.json").read_text())
+    store.publish("indexes", r.name, r.version, [made["index"]], {}, {})
     store.publish("corpora", r.name, r.version, [made["decontaminate"]], {}, {"documents": made["decontaminate"].kept})
     monkeypatch.setenv("INGOT_CACHE", str(tmp_path / "another machine"))
     clean = made["decontaminate"].address
