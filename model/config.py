@@ -129,6 +129,27 @@ def resource(**more: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """Slower rotary pairs for a longer context, as Llama 3.1 has them: wavelengths beyond original / low are stretched by `factor`, those below
+    original / high stay, those between are blended."""
+
+    __pydantic_config__ = STRICT
+
+    factor: Annotated[float, Field(ge=1)]
+    """How much longer the slowest waves become."""
+    low: Annotated[float, Field(gt=0)]
+    """Fewest turns within the original context of a wave that is not stretched whole."""
+    high: Annotated[float, Field(gt=0)]
+    """Turns within the original context from which on a wave stays as it is."""
+    original: Annotated[int, Field(ge=8)]
+    """Context before the stretch, tokens."""
+
+    def __post_init__(self) -> None:
+        if self.high <= self.low:
+            raise ValueError(f"high ({self.high}) must exceed low ({self.low})")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of one Transformer. The vocabulary's size comes from the tokenizer, never from here."""
 
@@ -160,22 +181,46 @@ class ModelConfig:
     """Rotary in attention, or learned or sinusoidal vectors added to the embeddings."""
     rope_theta: Annotated[float, Field(gt=0)]
     """Base of the rotary frequencies; unused otherwise."""
+    rope_scaling: RopeScaling | None
+    """Stretch of the rotary waves; null for none."""
+    position_offset: Annotated[int, Field(ge=0)]
+    """Rows of the learned positions before the first token's (RoBERTa: 2)."""
+    types: Annotated[int, Field(ge=0)]
+    """Rows of the token types (segments) added to the embeddings; 0: none."""
+    embed_norm: bool
+    """Norm over the sum of the embeddings (BERT)."""
+    attention: Annotated[tuple[Literal["global", "local"], ...], Field(min_length=1)]
+    """Kinds of the layers, repeated: ["global", "local"] alternates (GPT-Neo). A local layer sees the last `window` tokens."""
+    window: Annotated[int, Field(ge=0)]
+    """Tokens that a local layer sees, the present one included; 0 where there is none."""
+    scaled_scores: bool
+    """Attention scores are divided by √head_dim (GPT-Neo's are not)."""
     qk_norm: bool
     """RMSNorm over each head's queries and keys (Qwen3)."""
-    activation: Literal["swiglu", "gelu", "relu"]
-    """Feed-forward non-linearity; swiglu has a third matrix."""
+    activation: Literal["swiglu", "gelu", "gelu_tanh", "relu"]
+    """Feed-forward non-linearity; swiglu has a third matrix, gelu_tanh is GPT-2's approximation."""
     bias: bool
-    """Biases in attention and feed-forward matrices."""
+    """Biases in the feed-forward matrices and the one behind attention."""
+    qkv_bias: bool
+    """Biases in queries, keys and values."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Probability of dropping in attention weights, sublayer outputs and embeddings."""
     tie_embeddings: bool
     """The output matrix is the embedding matrix."""
+    head: Literal["linear", "masked"]
+    """Before logits: the output matrix alone, or BERT's masked-LM head: matrix, activation, norm, and the output matrix with a bias."""
+    pooler: Literal["none", "plain", "next_sentence"]
+    """tanh of a matrix over the first token's state (BERT); next_sentence: and two scores from it."""
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
+        if ("local" in self.attention) != (self.window > 0) or (self.window and self.kind == "encoder"):
+            raise ValueError(f"attention {self.attention} and window {self.window} do not fit: a window is for local layers of a decoder")
+        if self.position_offset and self.positions != "learned":
+            raise ValueError(f"position_offset ({self.position_offset}) is for learned positions")
 
 
 @dataclass(frozen=True)
@@ -292,11 +337,21 @@ def qwen3(width: int, layers: int, heads: int, kv_heads: int, ffn_width: int, co
         norm_eps=1e-6,
         positions="rotary",
         rope_theta=10_000.0,
+        rope_scaling=None,
+        position_offset=0,
+        types=0,
+        embed_norm=False,
+        attention=("global",),
+        window=0,
+        scaled_scores=True,
         qk_norm=True,
         activation="swiglu",
         bias=False,
+        qkv_bias=False,
         dropout=0.0,
         tie_embeddings=True,
+        head="linear",
+        pooler="none",
     )
 
 
@@ -318,11 +373,21 @@ def article_formula(
         norm_eps=1e-5,
         positions="sinusoidal",
         rope_theta=10_000.0,
+        rope_scaling=None,
+        position_offset=0,
+        types=0,
+        embed_norm=False,
+        attention=("global",),
+        window=0,
+        scaled_scores=True,
         qk_norm=False,
         activation="relu",
         bias=True,
+        qkv_bias=True,
         dropout=dropout,
         tie_embeddings=True,
+        head="linear",
+        pooler="none",
     )
 
 
@@ -331,3 +396,33 @@ def article_listing(
 ) -> ModelConfig:
     """The article's listing: the same parts as its formulas, but pre-norm, x = x + Dropout(Sublayer(LayerNorm(x)))."""
     return replace(article_formula(kind, width, layers, heads, ffn_width, context, dropout), norm_place="pre")
+
+
+def llama(width: int, layers: int, heads: int, kv_heads: int, ffn_width: int, context: int) -> ModelConfig:
+    """A decoder of Llama's shape (Touvron et al. 2023): Qwen3's without norms over queries and keys."""
+    return replace(qwen3(width, layers, heads, kv_heads, ffn_width, context), norm_eps=1e-5, qk_norm=False)
+
+
+def gpt2(width: int, layers: int, heads: int, ffn_width: int, context: int, dropout: float) -> ModelConfig:
+    """A decoder of GPT-2's shape (Radford et al. 2019)."""
+    listing = article_listing("decoder", width, layers, heads, ffn_width, context, dropout)
+    return replace(listing, positions="learned", activation="gelu_tanh")
+
+
+def gpt_neo(width: int, layers: int, heads: int, ffn_width: int, context: int, window: int, dropout: float) -> ModelConfig:
+    """A decoder of GPT-Neo's shape (Black et al. 2021): every second layer sees the last `window` tokens, scores are not scaled."""
+    shape = gpt2(width, layers, heads, ffn_width, context, dropout)
+    return replace(shape, qkv_bias=False, scaled_scores=False, attention=("global", "local"), window=window)
+
+
+def bert(width: int, layers: int, heads: int, ffn_width: int, context: int, dropout: float) -> ModelConfig:
+    """An encoder of BERT's shape (Devlin et al. 2019) with its masked-LM head and pooler."""
+    formula = article_formula("encoder", width, layers, heads, ffn_width, context, dropout)
+    shape = replace(formula, positions="learned", activation="gelu", norm_eps=1e-12, embed_norm=True, types=2)
+    return replace(shape, head="masked", pooler="next_sentence")
+
+
+def roberta(width: int, layers: int, heads: int, ffn_width: int, context: int, dropout: float) -> ModelConfig:
+    """An encoder of RoBERTa's shape (Liu et al. 2019): BERT's with one token type, positions counted from 2, and no next-sentence scores."""
+    shape = bert(width, layers, heads, ffn_width, context, dropout)
+    return replace(shape, norm_eps=1e-5, types=1, position_offset=2, pooler="none")

@@ -176,7 +176,7 @@ def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Seq
             targets_N = tokens_BT[:, 1:][counted_BT]
             # in slices: logits of a whole batch over a large vocabulary would take gigabytes
             slices = zip(hidden_NC.split(1024), targets_N.split(1024), strict=True)
-            costs_N = torch.cat([F.cross_entropy(model.output(h_NC).float(), t_N, reduction="none") for h_NC, t_N in slices])
+            costs_N = torch.cat([F.cross_entropy(model.logits(h_NC).float(), t_N, reduction="none") for h_NC, t_N in slices])
             parts = costs_N.double().cpu().split(counted_BT.sum(1).tolist())
             scores |= {one: -float(part.sum()) for one, part in zip(group, parts, strict=True)}
     return [scores[one] for one in sequences]

@@ -1,12 +1,16 @@
-"""Model directories, in and out: config.json, generation_config.json and model.safetensors. Never pickle.
+"""Model directories, in and out: config.json, generation_config.json and model.safetensors, tokenizer files beside them.
 
-    save(model, config, vocab, directory)     # Qwen3-shaped: a genuine Qwen3 directory; any other shape: model_type "ingot"
-    model = load(directory, device)           # either kind, and any Qwen3 directory of Hugging Face, in one file or in shards
+    model = load("openai-community/gpt2")            # a hub id, or a local directory: the same code
+    save(model, config, vocab, directory)            # the family that can say the shape, else model_type "ingot"
 
-A family is three functions: the shape from config.json, config.json from the shape, and the names of its tensors in ours.
+GPT-2, GPT-Neo, Llama, Qwen3, BERT and RoBERTa as model/layouts.py describes them. No code of a directory is ever run: weights are
+safetensors, or a pickle that torch reads as weights only.
 """
 
 import json
+import re
+import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +20,120 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig, from_dict, to_dict
-from model.errors import CheckpointError, ConfigError, InputError
+from model.errors import CheckpointError, ConfigError, InputError, NetworkError, NotFoundError, TokenizerError
+from model.layouts import LAYOUTS, Layout, Part, describing
 from model.tokenizer import END_OF_TEXT, END_OF_TURN, PAD
 from model.transformer import Transformer
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+    "tokenizer.model", "spiece.model", "chat_template.jinja",
+)  # fmt: skip
+PATTERNS = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
+"""All that is fetched of a hub's repository."""
+SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-def save(model: Transformer, config: ModelConfig, vocab: int, out_dir: Path | str, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model directory; the tokenizer's files are written beside it by tokenizer.save.
 
-    A shape that Qwen3 can say is written as Qwen3, so that transformers loads it with no code of ours.
-    Raises CheckpointError if the weights are not those of a Transformer(config, vocab).
+def fetch(source: Path | str, revision: str | None = None) -> Path:
+    """The local directory of a model: `source` itself, or the snapshot of a hub id (ORGANISATION/NAME) at a branch, tag or commit.
+
+    Raises NotFoundError if there is neither, NetworkError if the hub does not answer.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(source)):
+        raise NotFoundError(f"{source} is neither a directory nor a hub id (ORGANISATION/NAME); mend the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(PATTERNS)))
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        at = f" at revision {revision}" if revision else ""
+        raise NotFoundError(f"{source}{at} is no directory here and not on the hub, or not for you; mend the name, or log in") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise NetworkError(f"{source} is no directory here, and the hub does not give it: {error}") from None
+
+
+def save(
+    model: Transformer,
+    config: ModelConfig,
+    vocab: int,
+    out_dir: Path | str,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: Path | str | None = None,
+) -> None:
+    """Write a model directory. A shape that a family can say is written as that family, so that transformers loads it with no code of ours.
+
+    tokenizer: a model directory whose tokenizer files and special token ids are copied; without one, the ids are those of Ingot's
+    tokenizers, and their files are written beside by tokenizer.save. Raises CheckpointError if the weights are not those of a
+    Transformer(config, vocab).
     """
     out_dir = Path(out_dir)
-    qwen3 = _is_qwen3(config)
-    names = _qwen3_names(config) if qwen3 else _own_names(config, vocab)
+    layout = describing(config)
     state = {name: tensor for name, tensor in model.state_dict().items() if not (config.tie_embeddings and name == "output.weight")}
     _check({name: tuple(tensor.shape) for name, tensor in state.items()}, _shapes(config, vocab), f"the model to be written to {out_dir}")
-    tensors = {names[name]: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-    described = _qwen3_json(config) if qwen3 else {"model_type": "ingot", "architectures": ["Transformer"], "config": to_dict(config)}
-    described |= {"vocab_size": vocab, "dtype": str(dtype).removeprefix("torch.")}
-    described |= {"bos_token_id": None, "eos_token_id": END_OF_TEXT, "pad_token_id": PAD, "tie_word_embeddings": config.tie_embeddings}
-    generation = {"eos_token_id": [END_OF_TEXT, END_OF_TURN], "pad_token_id": PAD, "do_sample": False}
+    tensors = {part.theirs: _joined(part, state).detach().to("cpu", dtype).contiguous() for part in _parts(layout, state)}
+    ids: dict[str, Any] = dict(zip(SPECIALS, (None, END_OF_TEXT, PAD), strict=True))
+    stops = [END_OF_TEXT, END_OF_TURN]
+    if tokenizer is not None:
+        ids = {key: _read_json(Path(tokenizer) / "config.json").get(key) for key in SPECIALS}
+        stops = ids["eos_token_id"]
+    described = {"vocab_size": vocab, "dtype": str(dtype).removeprefix("torch."), "tie_word_embeddings": config.tie_embeddings} | ids
+    described |= (
+        layout.described(config) if layout else {"model_type": "ingot", "architectures": ["Transformer"], "config": to_dict(config)}
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
     # transformers refuses a file without this metadata
     save_file(tensors, out_dir / "model.safetensors", metadata={"format": "pt"})
-    for file, content in (("config.json", described), ("generation_config.json", generation)):
+    files = {"config.json": described}
+    if config.kind == "decoder":
+        files["generation_config.json"] = {"eos_token_id": stops, "pad_token_id": ids["pad_token_id"], "do_sample": False}
+    for file, content in files.items():
         (out_dir / file).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    if tokenizer is not None:
+        copy_tokenizer(tokenizer, out_dir)
 
 
-def load(directory: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
-    """A Transformer with the weights of a model directory, in `dtype` on `device`; its shape is `.config`, its vocabulary `.vocab`.
+def copy_tokenizer(directory: Path | str, out_dir: Path | str) -> None:
+    """Copy the tokenizer files of a model directory, byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (Path(directory) / name).exists():
+            shutil.copyfile(Path(directory) / name, Path(out_dir) / name)
+
+
+def load(source: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32, revision: str | None = None) -> Transformer:
+    """A Transformer with the weights of a model directory or hub id, in `dtype` on `device`; its shape is `.config`, its vocabulary `.vocab`.
 
     Raises CheckpointError if files or tensors are missing, damaged, unknown or of another shape, InputError if the architecture is not
-    one that transformer.py can compute.
+    one that transformer.py can compute, TokenizerError if the tokenizer beside the weights has ids beyond them.
     """
-    directory = Path(directory)
-    described = _read_json(directory / "config.json")
-    match described.get("model_type"):
-        case "ingot":
-            try:
-                config = from_dict(ModelConfig, described.get("config"), "config")
-            except ConfigError as error:
-                raise InputError(f"{directory / 'config.json'}: {error}") from None
-        case "qwen3":
-            config = _qwen3_config(described, directory)
-        case other:
-            raise InputError(f"{directory / 'config.json'}: model_type {other!r} is not supported; ingot and qwen3 are")
-    vocab = described.get("vocab_size")
+    directory = fetch(source, revision)
+    path = directory / "config.json"
+    described = _read_json(path)
+    family, vocab = described.get("model_type"), described.get("vocab_size")
+    layout = LAYOUTS.get(family) if isinstance(family, str) else None
+    if layout is None and family != "ingot":
+        raise InputError(f"{path}: model_type {family!r} is not supported; ingot, {', '.join(LAYOUTS)} are")
     if not isinstance(vocab, int) or vocab < 1:
-        raise InputError(f"{directory / 'config.json'}: vocab_size must be a positive number, not {vocab!r}")
-    names = _qwen3_names(config) if described["model_type"] == "qwen3" else _own_names(config, vocab)
-    tensors = _read_tensors(directory, dtype)
-    copy = tensors.pop(names.get("output.weight", "output.weight"), None) if config.tie_embeddings else None
-    if copy is not None and not torch.equal(copy, tensors.get(names["embed.weight"], copy)):
-        raise CheckpointError(f"{directory}: tie_word_embeddings is true, but output and embedding weights differ; set it to false")
-    expected = {names[name]: shape for name, shape in _shapes(config, vocab).items()}
-    _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, str(directory))
-    state = {name: tensors[names[name]] for name in _shapes(config, vocab)}
+        raise InputError(f"{path}: vocab_size must be a positive number, not {vocab!r}")
+    _fits_tokenizer(directory, vocab)
+    tensors = _renamed(layout, _read_tensors(directory, dtype), directory)
+    try:
+        config = layout.config(described, tensors) if layout else from_dict(ModelConfig, described.get("config"), "config")
+    except (ConfigError, InputError) as error:
+        raise InputError(f"{path}: {error}") from None
+    own_copies: dict[str, str | None] = {"output.weight": "embed.weight"} if config.tie_embeddings else {}
+    for name, original in (layout.copies(config) if layout else own_copies).items():
+        copy = tensors.pop(name, None)
+        if copy is not None and original and not torch.equal(copy, tensors.get(original, copy)):
+            raise CheckpointError(f"{directory}: tie_word_embeddings is true, but {name} and {original} differ; set it to false")
+    shapes = _shapes(config, vocab)
+    parts = _parts(layout, shapes)
+    _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, {p.theirs: _shape(p, shapes) for p in parts}, str(directory))
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        state |= _split(part, tensors.pop(part.theirs), shapes)
     if config.tie_embeddings:
         state["output.weight"] = state["embed.weight"]
     with torch.device("meta"):  # no memory or time for values that are replaced at once
@@ -86,6 +147,42 @@ def _shapes(config: ModelConfig, vocab: int) -> dict[str, tuple[int, ...]]:
     """Our tensor names and shapes; a tied output matrix is not a tensor of its own."""
     with torch.device("meta"):
         return {name: tuple(parameter.shape) for name, parameter in Transformer(config, vocab).named_parameters()}
+
+
+def _parts(layout: Layout | None, own: Collection[str]) -> list[Part]:
+    return layout.tensors(own) if layout else [Part(name, (name,)) for name in own]
+
+
+def _joined(part: Part, state: dict[str, Tensor]) -> Tensor:
+    whole = torch.cat([state[name] for name in part.ours])
+    return whole.T if part.turned else whole
+
+
+def _split(part: Part, tensor: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    whole = tensor.T if part.turned else tensor
+    if len(part.ours) == 1:
+        return {part.ours[0]: whole.contiguous()}
+    pieces = whole.split([shapes[name][0] for name in part.ours])
+    return {name: piece.clone(memory_format=torch.contiguous_format) for name, piece in zip(part.ours, pieces, strict=True)}
+
+
+def _shape(part: Part, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    whole = (sum(shapes[name][0] for name in part.ours), *shapes[part.ours[0]][1:])
+    return whole[::-1] if part.turned else whole
+
+
+def _renamed(layout: Layout | None, tensors: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """Tensors by the names that a layout has for them today, without what nothing needs."""
+    if layout is None:
+        return tensors
+    named: dict[str, Tensor] = {}
+    for found, tensor in tensors.items():
+        name = layout.name(found)
+        if name in named:
+            raise CheckpointError(f"{directory} holds {name} twice, once as {found}; fetch the weights again")
+        if name is not None:
+            named[name] = tensor
+    return named
 
 
 def _check(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str) -> None:
@@ -113,118 +210,59 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _fits_tokenizer(directory: Path, vocab: int) -> None:
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        return
+    described = _read_json(path)
+    words = (described.get("model") or {}).get("vocab") or {}
+    ids: Iterable[int] = words.values() if isinstance(words, dict) else range(len(words))
+    most = max([*ids, *(token["id"] for token in described.get("added_tokens") or [])], default=-1)
+    if most >= vocab:
+        raise TokenizerError(
+            f"{path} has token ids up to {most:,}, the weights beside it rows for {vocab:,}. Use the tokenizer of these weights, "
+            "or add rows (adopt)"
+        )
+
+
 def _read_tensors(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor of model.safetensors, or of the shards that its index lists."""
-    index = directory / "model.safetensors.index.json"
+    """Every tensor of model.safetensors or pytorch_model.bin, or of the shards that an index lists; safetensors first."""
+    forms = ("model.safetensors", "pytorch_model.bin")
+    form = next((f for f in forms if any((directory / name).exists() for name in (f, f"{f}.index.json"))), forms[0])
+    index = directory / f"{form}.index.json"
     if index.exists():
         files = sorted({str(file) for file in _read_json(index).get("weight_map", {}).values()})
     else:
-        files = ["model.safetensors"]
+        files = [form]
     tensors: dict[str, Tensor] = {}
     for file in files:
         path = directory / file
         if path.parent != directory:  # a weight_map is input: it must not reach outside
             raise InputError(f"{index}: weight_map names {file!r}, which is not a file of this directory")
         if not path.exists():
-            pickles = [found.name for found in sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt"))]
-            hint = f"; {pickles[0]} is a pickle, which can run code and is not read: convert it to safetensors" if pickles else ""
-            raise CheckpointError(f"{directory} has no {file}{hint}")
-        try:
-            with safe_open(path, "pt") as opened:
-                tensors |= {name: opened.get_tensor(name).to(dtype) for name in opened.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged: {error}. Fetch or export it again") from None
+            raise CheckpointError(f"{directory} has no {file}; fetch it, or convert the weights that are there to safetensors")
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+        tensors |= {name: tensor.to(dtype) for name, tensor in read(path).items()}
     return tensors
 
 
-def _own_names(config: ModelConfig, vocab: int) -> dict[str, str]:
-    return {name: name for name in _shapes(config, vocab)}
-
-
-def _is_qwen3(config: ModelConfig) -> bool:
-    shape = (config.kind, config.norm, config.norm_place, config.positions, config.activation)
-    plain = config.qk_norm and not config.bias and config.dropout == 0
-    return plain and shape == ("decoder", "rms", "pre", "rotary", "swiglu")
-
-
-def _qwen3_names(config: ModelConfig) -> dict[str, str]:
-    """Our tensor names → Qwen3's. Both rotate halves and store [out, in], so nothing is permuted or transposed."""
-    inner = {
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn.gate": "mlp.gate_proj",
-        "ffn.up": "mlp.up_proj",
-        "ffn.down": "mlp.down_proj",
-    }
-    inner |= {f"attention.{part}": f"self_attn.{part}_proj" for part in "qkvo"} | {
-        f"attention.{n}": f"self_attn.{n}" for n in ("q_norm", "k_norm")
-    }
-    names = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
-    for layer in range(config.layers):
-        names |= {f"blocks.{layer}.{ours}.weight": f"model.layers.{layer}.{theirs}.weight" for ours, theirs in inner.items()}
-    return names
-
-
-def _qwen3_json(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "model_type": "qwen3",
-        "architectures": ["Qwen3ForCausalLM"],
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn_width,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,  # transformers 4 and other engines read it here
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_sliding_window": False,
-        "use_cache": True,
-    }
-
-
-def _qwen3_config(described: dict[str, Any], directory: Path) -> ModelConfig:
-    """The shape of a Qwen3 directory; what is absent has Qwen3Config's defaults, what transformer.py cannot compute is refused."""
-    rope = described.get("rope_parameters") or described.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", described.get("rope_theta", 10_000.0))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    windows = described.get("use_sliding_window", False) or "sliding_attention" in (described.get("layer_types") or [])
-    refused = {
-        "rope_type": (kind, kind != "default"),
-        "sliding attention": (True, windows),
-        "attention_bias": (True, described.get("attention_bias", False)),
-        "hidden_act": (described.get("hidden_act"), described.get("hidden_act", "silu") != "silu"),
-    }
-    for name, (value, refuse) in refused.items():
-        if refuse:
-            raise InputError(f"{directory / 'config.json'}: {name} {value!r} is not supported; use a Qwen3 checkpoint without it")
-    heads = described.get("num_attention_heads", 32)
-    fields = {
-        "kind": "decoder",
-        "width": described.get("hidden_size", 4096),
-        "layers": described.get("num_hidden_layers", 32),
-        "heads": heads,
-        "kv_heads": described.get("num_key_value_heads") or heads,
-        "head_dim": described.get("head_dim", 128),
-        "ffn_width": described.get("intermediate_size", 22016),
-        "context": described.get("max_position_embeddings", 32768),
-        "norm": "rms",
-        "norm_place": "pre",
-        "norm_eps": described.get("rms_norm_eps", 1e-6),
-        "positions": "rotary",
-        "rope_theta": theta,
-        "qk_norm": True,
-        "activation": "swiglu",
-        "bias": False,
-        "dropout": 0.0,
-        "tie_embeddings": described.get("tie_word_embeddings", False),
-    }
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return from_dict(ModelConfig, fields)
-    except ConfigError as error:
-        raise InputError(f"{directory / 'config.json'} does not describe a Qwen3 model: {error}") from None
+        with safe_open(path, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Fetch or export it again") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """What torch unpickles as weights only, which runs no code of the file."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file can make an unpickler raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is a pickle that is more than weights, and is not read ({reason}): convert it to safetensors"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()):
+        raise CheckpointError(f"{path} holds {type(found).__name__} instead of tensors by name; convert the weights to safetensors")
+    return found

@@ -88,7 +88,7 @@ def generate(
         cache = Cache(model.config, len(prompts), longest + steps, device, model.embed.weight.dtype)
         for step in range(steps):
             hidden_BTC = model(tokens_BT, positions_BT, documents_BT, cache, hidden=True)
-            logits_BV = model.output(hidden_BTC[:, -1])[:, : tokenizer.get_vocab_size()].float()
+            logits_BV = model.logits(hidden_BTC[:, -1])[:, : tokenizer.get_vocab_size()].float()
             chosen = _choose(logits_BV, temperature, top_p, [float(row[step]) for row in draws])
             for row, token in enumerate(chosen):
                 if finished[row] is not None:

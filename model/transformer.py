@@ -10,12 +10,14 @@ width, V vocabulary. Angles and sinusoids are computed from positions in fp32 at
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import ModelConfig, RopeScaling
 from model.errors import ConfigError, InputError
 
 PADDING = -1
@@ -51,10 +53,14 @@ def norm(config: ModelConfig, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=config.norm_eps) if config.norm == "rms" else nn.LayerNorm(width, eps=config.norm_eps)
 
 
-def angles(positions_BT: Tensor, size: int, theta: float) -> Tensor:
+def angles(positions_BT: Tensor, size: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """position · theta^(-2i/size) for i < size/2: the phases of rotary and sinusoidal positions, fp32, [B, T, size/2]."""
-    exponents = torch.arange(0, size, 2, device=positions_BT.device, dtype=torch.float32) / size
-    return positions_BT[..., None].float() * (1.0 / theta**exponents)
+    frequencies = 1.0 / theta ** (torch.arange(0, size, 2, device=positions_BT.device, dtype=torch.float32) / size)
+    if scaling is not None:
+        turns = scaling.original * frequencies / (2 * math.pi)
+        kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / scaling.factor
+    return positions_BT[..., None].float() * frequencies
 
 
 def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
@@ -77,16 +83,20 @@ def restart(documents_BT: Tensor) -> Tensor:
     return index_T - torch.where(begins_BT, index_T, 0).cummax(dim=1).values
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+
+
 class Attention(nn.Module):
-    """softmax(q kᵀ / √D) v over query heads; groups of H/K query heads share one key/value head."""
+    """softmax(q kᵀ / √D) v over query heads, or unscaled; groups of H/K query heads share one key/value head."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.dropout
+        self.scale = config.head_dim**-0.5 if config.scaled_scores else 1.0
         self.group = config.heads // config.kv_heads
-        self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=config.bias)
-        self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.bias)
-        self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.bias)
+        self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=config.qkv_bias)
+        self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=config.qkv_bias)
         self.o = nn.Linear(config.heads * config.head_dim, config.width, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
@@ -109,7 +119,9 @@ class Attention(nn.Module):
         if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
             k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
         dropout = self.dropout if self.training else 0.0
-        out_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask_B1TS, dropout_p=dropout, is_causal=causal)
+        out_BHTD = F.scaled_dot_product_attention(
+            q_BHTD, k_BKTD, v_BKTD, attn_mask=mask_B1TS, dropout_p=dropout, is_causal=causal, scale=self.scale
+        )
         return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -121,11 +133,12 @@ class FeedForward(nn.Module):
         self.gate = nn.Linear(config.width, config.ffn_width, bias=config.bias) if config.activation == "swiglu" else None
         self.up = nn.Linear(config.width, config.ffn_width, bias=config.bias)
         self.down = nn.Linear(config.ffn_width, config.width, bias=config.bias)
-        self.activation = F.relu if config.activation == "relu" else F.gelu
+        self.activation = ACTIVATIONS.get(config.activation, F.silu)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        inner_BTF = F.silu(self.gate(x_BTC)) * self.up(x_BTC) if self.gate is not None else self.activation(self.up(x_BTC))
-        return self.down(inner_BTF)
+        if self.gate is not None:
+            return self.down(self.activation(self.gate(x_BTC)) * self.up(x_BTC))
+        return self.down(self.activation(self.up(x_BTC)))
 
 
 class Block(nn.Module):
@@ -150,23 +163,52 @@ class Block(nn.Module):
         return x_BTC + self.dropout(self.ffn(self.ffn_norm(x_BTC)))
 
 
+class MaskedHead(nn.Module):
+    """norm(activation(dense(x))), which BERT puts before the output matrix."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.activation = ACTIVATIONS.get(config.activation, F.silu)
+        self.norm = norm(config, config.width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(x_BTC)))
+
+
+class Pooler(nn.Module):
+    """tanh(dense(state of the first token)), [B, C], which BERT trained by `next_sentence`: two scores a row, does the second segment follow."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.next_sentence = nn.Linear(config.width, 2) if config.pooler == "next_sentence" else None
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x_BTC[:, 0]))
+
+
 def table(rows: int, width: int) -> nn.Embedding:
     """An embedding without values: nn.Embedding's own draw, on the meta device of families.load, would import torch._dynamo (1.5 s of CPU)."""
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 class Transformer(nn.Module):
-    """Embedding, blocks, a last norm if pre-norm, and the output matrix to `vocab` logits."""
+    """Embeddings, blocks, a last norm if pre-norm, and what makes `vocab` logits of a state; a pooler on the states, which no logit needs."""
 
     def __init__(self, config: ModelConfig, vocab: int):
         super().__init__()
         self.config, self.vocab = config, vocab
         self.embed = table(vocab, config.width)
-        self.place = table(config.context, config.width) if config.positions == "learned" else None
+        self.place = table(config.position_offset + config.context, config.width) if config.positions == "learned" else None
+        self.types = table(config.types, config.width) if config.types else None
+        self.embed_norm = norm(config, config.width) if config.embed_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = norm(config, config.width) if config.norm_place == "pre" else nn.Identity()
-        self.output = nn.Linear(config.width, vocab, bias=False)
+        self.head = MaskedHead(config) if config.head == "masked" else nn.Identity()
+        self.output = nn.Linear(config.width, vocab, bias=config.head == "masked")
+        self.pooler = Pooler(config) if config.pooler != "none" else None
         self.tie()
 
     def tie(self) -> None:
@@ -195,10 +237,11 @@ class Transformer(nn.Module):
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
         hidden: bool = False,
+        types_BT: Tensor | None = None,
     ) -> Tensor:
-        """Logits [B, T, V], or with `hidden` the states before the output matrix [B, T, C].
+        """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row.
 
-        tokens_BT: ids below `vocab`. documents_BT: integers; a token attends only to tokens of the same id (and, in a decoder, not later);
+        tokens_BT: ids below `vocab`. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token attends only to tokens of the same id (and, in a decoder, not later);
         None means one document a row. positions_BT: None counts from the start of each document, or from the end of the cache.
         Raises InputError if the sequence is longer than the context, or than the room left in the cache. The slots of a cache may outnumber
         the context, as long as no position does.
@@ -216,23 +259,32 @@ class Transformer(nn.Module):
             else:
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
         mask_B1TS = self._mask(documents_BT, cache, B, T)
+        local_B1TS = self._local(mask_B1TS, start, T)
         x_BTC = self.embed(tokens_BT)
+        if self.types is not None:
+            x_BTC = x_BTC + self.types(torch.zeros_like(tokens_BT) if types_BT is None else types_BT)
         rotary = None
         if self.config.positions == "rotary":
-            phase_B1TD = angles(positions_BT, self.config.head_dim, self.config.rope_theta).repeat(1, 1, 2)[:, None]
+            phase_B1TD = angles(positions_BT, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling).repeat(1, 1, 2)[
+                :, None
+            ]
             rotary = phase_B1TD.cos().to(x_BTC.dtype), phase_B1TD.sin().to(x_BTC.dtype)
         elif self.place is not None:
-            x_BTC = x_BTC + self.place(positions_BT)
+            x_BTC = x_BTC + self.place(positions_BT + self.config.position_offset)
         else:  # §3.4 of the paper scales the embedding, so that sinusoids of size one do not drown it
             x_BTC = x_BTC * math.sqrt(self.config.width) + sinusoids(positions_BT, self.config.width).to(x_BTC.dtype)
-        x_BTC = self.dropout(x_BTC)
-        causal = self.config.kind == "decoder" and mask_B1TS is None
-        for block in self.blocks:
-            x_BTC = block(x_BTC, rotary, mask_B1TS, causal, cache)
+        x_BTC = self.dropout(self.embed_norm(x_BTC))
+        for layer, block in enumerate(self.blocks):
+            seen_B1TS = local_B1TS if self.config.attention[layer % len(self.config.attention)] == "local" else mask_B1TS
+            x_BTC = block(x_BTC, rotary, seen_B1TS, self.config.kind == "decoder" and seen_B1TS is None, cache)
         if cache is not None:
             cache.length += T
         x_BTC = self.norm(x_BTC)
-        return x_BTC if hidden else self.output(x_BTC)
+        return x_BTC if hidden else self.logits(x_BTC)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [..., V] of states [..., C]."""
+        return self.output(self.head(states))
 
     def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same."""
@@ -250,21 +302,37 @@ class Transformer(nn.Module):
             mask_BTS = mask_BTS & torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)
         return mask_BTS[:, None]
 
+    def _local(self, mask_B1TS: Tensor | None, start: int, T: int) -> Tensor | None:
+        """The mask of local layers: of what `mask_B1TS` shows, the last `window` slots; the same mask where all are within it."""
+        if not self.config.window or start + T <= self.config.window:
+            return mask_B1TS
+        band_TS = (
+            torch.ones(T, start + T, device=self.embed.weight.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)
+        )
+        return band_TS[None, None] if mask_B1TS is None else mask_B1TS & band_TS
+
 
 def parameter_counts(config: ModelConfig, vocab: int) -> tuple[int, int]:
-    """Parameters of a model, with and without its embedding and output matrices (a tied matrix counts once). Allocates nothing."""
+    """Parameters of a model, and those that every token passes: all but tables, output matrix and pooler. A tied matrix counts once.
+
+    Allocates nothing.
+    """
     with torch.device("meta"):
         model = Transformer(config, vocab)
     total = sum(p.numel() for p in model.parameters())
-    outer = {p for module in (model.embed, model.place, model.output) if module is not None for p in module.parameters()}
+    modules = (model.embed, model.place, model.types, model.output, model.pooler)
+    outer = {p for module in modules if module is not None for p in module.parameters()}
     return total, total - sum(p.numel() for p in outer)
 
 
 def flops_per_token(config: ModelConfig, vocab: int, length: int) -> float:
-    """Floating-point operations of one training token, forward and backward: 6N + 12·L·H·Q·T (PaLM, Chowdhery et al. 2022, appendix B).
+    """Floating-point operations of one training token, forward and backward: 6N + 12·H·Q·ΣT (PaLM, Chowdhery et al. 2022, appendix B).
 
-    N: parameters that multiply (all but the embedding tables; the output matrix counts, tied or not); L layers, H heads, Q head size,
-    T `length`. As there, the causal half of attention that a kernel may skip is counted too.
+    N: parameters that multiply (all but the embedding tables; the output matrix counts, tied or not); H heads, Q head size, ΣT over layers
+    the tokens that one sees: `length`, in a local layer at most the window. As there, the causal half of attention that a kernel may skip
+    is counted too.
     """
     inner = parameter_counts(config, vocab)[1]
-    return 6.0 * (inner + vocab * config.width) + 12.0 * config.layers * config.heads * config.head_dim * length
+    kinds = [config.attention[layer % len(config.attention)] for layer in range(config.layers)]
+    seen = sum(min(length, config.window) if kind == "local" else length for kind in kinds)
+    return 6.0 * (inner + vocab * config.width) + 12.0 * config.heads * config.head_dim * seen

@@ -1,6 +1,7 @@
 """Properties of model/transformer.py, against torch's own layers, transformers' Qwen3 and the formulas themselves."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,20 @@ import torch
 from torch import nn
 
 from model import transformer
-from model.config import ModelConfig, article_formula, article_listing, qwen3
+from model.config import (
+    ModelConfig,
+    RopeScaling,
+    article_formula,
+    article_listing,
+    bert,
+    from_dict,
+    gpt2,
+    gpt_neo,
+    llama,
+    qwen3,
+    roberta,
+    to_dict,
+)
 from model.errors import ConfigError, InputError
 from model.transformer import PADDING, Cache, Transformer
 
@@ -137,6 +151,11 @@ CONFIGS = {
     "listing decoder": article("listing", "decoder"),
     "formula encoder": article("formula", "encoder"),
     "learned gelu": replace(article("listing", "decoder"), positions="learned", activation="gelu"),
+    "gpt2": gpt2(16, 2, 4, 24, 32, 0.0),
+    "gpt_neo": gpt_neo(16, 3, 4, 24, 32, 4, 0.0),
+    "llama": replace(llama(16, 2, 4, 2, 24, 32), rope_scaling=RopeScaling(4.0, 1.0, 4.0, 16)),
+    "bert": bert(16, 2, 4, 24, 32, 0.0),
+    "roberta": roberta(16, 2, 4, 24, 32, 0.0),
 }
 
 
@@ -154,7 +173,7 @@ def test_documents_in_one_row_compute_what_each_computes_alone(name: str) -> Non
         begin += size
 
 
-@pytest.mark.parametrize("name", ["qwen3", "formula decoder", "listing decoder", "learned gelu"])
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.kind == "decoder"])
 @pytest.mark.parametrize("pieces", [[12], [4, 1, 1, 6], [1] * 12])
 def test_a_cache_changes_no_logit(name: str, pieces: list[int]) -> None:
     model = build(CONFIGS[name]).eval()
@@ -192,19 +211,95 @@ def test_a_decoder_sees_no_future_and_an_encoder_sees_all() -> None:
         assert moved[6:].all() and moved[:6].any() == sees, name
 
 
+def attention_by_hand(attention: transformer.Attention, x: torch.Tensor, kv_heads: int, sees: Callable[[int, int], bool], scale: float):
+    """head_h = softmax(q_h kᵀ_g · scale) v_g over what a token sees, g the group of h; then concat(heads) W_o: one product at a time."""
+    T, heads = x.shape[1], 4
+    q = attention.q(x)[0].view(T, heads, 4)
+    k, v = (part(x)[0].view(T, kv_heads, 4) for part in (attention.k, attention.v))
+    out = torch.zeros(T, heads, 4)
+    for head in range(heads):
+        group = head // (heads // kv_heads)
+        for i in range(T):
+            seen = [j for j in range(T) if sees(i, j)]
+            scores = [math.exp(float(q[i, head] @ k[j, group]) * scale) for j in seen]
+            out[i, head] = sum(score / sum(scores) * v[j, group] for j, score in zip(seen, scores, strict=True))
+    return attention.o(out.reshape(T, heads * 4))
+
+
 @torch.no_grad()
-def test_attention_is_softmax_of_scaled_products() -> None:
-    config = article("formula", "decoder", layers=1)
+@pytest.mark.parametrize(
+    ("config", "causal", "scale"),
+    [
+        (article("formula", "decoder", 1), True, 0.5),
+        (article("formula", "encoder", 1), False, 0.5),
+        (replace(article("formula", "decoder", 1), kv_heads=2), True, 0.5),
+        (replace(gpt_neo(16, 1, 4, 24, 32, 3, 0.0), attention=("global",), window=0), True, 1.0),
+    ],
+)
+def test_attention_is_softmax_of_products_scaled_by_the_root_of_the_head_or_not(config: ModelConfig, causal: bool, scale: float) -> None:
     attention = build(config).blocks[0].attention
     x = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
-    out = attention(x, None, None, True, None)
-    q, k, v = (part(x)[0].view(5, 4, 4) for part in (attention.q, attention.k, attention.v))
-    heads = torch.zeros(5, 4, 4)
-    for head in range(4):
-        for i in range(5):
-            scores = [math.exp(float(q[i, head] @ k[j, head]) / math.sqrt(4)) for j in range(i + 1)]
-            heads[i, head] = sum(score / sum(scores) * v[j, head] for j, score in enumerate(scores))
-    torch.testing.assert_close(out[0], attention.o(heads.reshape(5, 16)), atol=1e-5, rtol=1e-5)
+    expected = attention_by_hand(attention, x, config.kv_heads, lambda i, j: j <= i or not causal, scale)
+    torch.testing.assert_close(attention(x, None, None, causal, None)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_local_layer_sees_the_last_window_of_tokens_of_its_document() -> None:
+    config = replace(gpt_neo(16, 1, 4, 24, 32, 3, 0.0), attention=("local",))
+    model = build(config)
+    ids = tokens(1, 9)
+    x = model.embed(ids) + model.place(torch.arange(9))[None]
+    block = model.blocks[0]
+    after = x[0] + attention_by_hand(block.attention, block.attention_norm(x), 4, lambda i, j: i - 3 < j <= i, 1.0)
+    expected = model.norm(after + block.ffn(block.ffn_norm(after)))
+    torch.testing.assert_close(model(ids, hidden=True)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "swiglu"])
+def test_feed_forward_is_its_definition_at_each_place(activation: str) -> None:
+    def phi(z: float) -> float:
+        if activation == "relu":
+            return max(0.0, z)
+        if activation == "gelu":
+            return z * 0.5 * (1 + math.erf(z / math.sqrt(2)))
+        if activation == "gelu_tanh":
+            return 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+        return z / (1 + math.exp(-z))
+
+    ffn = build(replace(article("formula", "encoder", 1), activation=activation)).blocks[0].ffn
+    x = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0)) * 4
+    for place in range(3):
+        inner = []
+        for f in range(24):
+            up = float(ffn.up.weight[f] @ x[0, place] + ffn.up.bias[f])
+            inner.append(phi(float(ffn.gate.weight[f] @ x[0, place] + ffn.gate.bias[f])) * up if ffn.gate is not None else phi(up))
+        expected = [sum(float(w) * z for w, z in zip(ffn.down.weight[c], inner, strict=True)) + float(ffn.down.bias[c]) for c in range(16)]
+        torch.testing.assert_close(ffn(x)[0, place], torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_encoders_add_types_norm_the_sum_and_pool_the_first_state() -> None:
+    for name in ("bert", "roberta"):
+        model = build(CONFIGS[name])
+        ids, types = tokens(2, 7), torch.arange(7).expand(2, 7) % model.config.types
+        places = model.place.weight[model.config.position_offset + torch.arange(7)]
+        total = model.embed.weight[ids] + model.types.weight[types] + places
+        centred = total - total.mean(-1, keepdim=True)
+        x = (
+            centred / (centred.pow(2).mean(-1, keepdim=True) + model.config.norm_eps).sqrt() * model.embed_norm.weight
+            + model.embed_norm.bias
+        )
+        for block in model.blocks:
+            x = block(x, None, None, False, None)
+        torch.testing.assert_close(model(ids, types_BT=types, hidden=True), x, atol=1e-5, rtol=1e-5)
+        assert torch.equal(model(ids), model(ids, types_BT=torch.zeros_like(ids)))
+        state = model.head.norm(nn.functional.gelu(x @ model.head.dense.weight.T + model.head.dense.bias))
+        expected = state @ model.embed.weight.T + model.output.bias
+        torch.testing.assert_close(model(ids, types_BT=types), expected, atol=1e-5, rtol=1e-5)
+    model = build(CONFIGS["bert"])
+    x = torch.randn(2, 3, 16)
+    torch.testing.assert_close(model.pooler(x), torch.tanh(x[:, 0] @ model.pooler.dense.weight.T + model.pooler.dense.bias))
 
 
 def test_norms_equal_their_definitions() -> None:
@@ -285,6 +380,31 @@ def test_parameters_are_counted_once_and_flops_follow_palm() -> None:
     assert transformer.parameter_counts(untied, VOCAB) == (2 * block + 16 + 2 * VOCAB * 16, 2 * block + 16)
     expected = 6 * (2 * block + 16 + VOCAB * 16) + 12 * 2 * 4 * 4 * 32
     assert transformer.flops_per_token(config, VOCAB, 32) == transformer.flops_per_token(untied, VOCAB, 32) == expected
+
+
+def test_counts_and_flops_leave_out_what_no_token_is_multiplied_by() -> None:
+    config = CONFIGS["bert"]
+    block = 4 * (16 * 16 + 16) + 2 * 16 * 24 + 24 + 16 + 4 * 16
+    inner = 2 * block + 2 * 16 + (16 * 16 + 16 + 2 * 16)  # blocks, norm of the embeddings, masked head
+    outer = VOCAB * 16 + VOCAB + 32 * 16 + 2 * 16 + (16 * 16 + 16) + (2 * 16 + 2)  # tables, output bias, pooler
+    assert transformer.parameter_counts(config, VOCAB) == (inner + outer, inner)
+    assert transformer.flops_per_token(config, VOCAB, 32) == 6 * (inner + VOCAB * 16) + 12 * 2 * 4 * 4 * 32
+    local = CONFIGS["gpt_neo"]  # global, local, global
+    inner = transformer.parameter_counts(local, VOCAB)[1]
+    assert transformer.flops_per_token(local, VOCAB, 32) == 6 * (inner + VOCAB * 16) + 12 * 4 * 4 * (32 + 4 + 32)
+
+
+def test_shapes_that_contradict_themselves_are_refused() -> None:
+    for changes, message in (
+        ({"attention": ("global", "local")}, "window 0 do not fit"),
+        ({"window": 4}, "do not fit"),
+        ({"attention": ("local",), "window": 4, "kind": "encoder"}, "local layers of a decoder"),
+        ({"position_offset": 2}, "is for learned positions"),
+        ({"attention": ()}, "attention"),
+        ({"rope_scaling": {"factor": 2.0, "low": 4.0, "high": 4.0, "original": 64}}, "must exceed low"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            from_dict(ModelConfig, to_dict(CONFIGS["qwen3"]) | changes)
 
 
 def test_bf16_stays_near_fp32_at_late_positions() -> None:
