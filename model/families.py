@@ -52,7 +52,7 @@ def fetch(source: Path | str, revision: str | None = None) -> Path:
         at = f" at revision {revision}" if revision else ""
         raise NotFoundError(f"{source}{at} is no directory here and not on the hub, or not for you; mend the name, or log in") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise NetworkError(f"{source} is no directory here, and the hub does not give it: {error}") from None
+        raise NetworkError(f"{source} is no directory here, and the hub does not give it: {' '.join(str(error).split())[:300]}") from None
 
 
 def save(

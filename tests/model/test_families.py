@@ -3,12 +3,16 @@
 import json
 import os
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from http_server import Fault, Server, serve
 from safetensors.torch import load_file, save_file
 
 from model import families, layouts
@@ -398,38 +402,50 @@ def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(saved: Path) -> No
         families.load(saved)
 
 
-def test_what_is_neither_a_directory_nor_on_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+@contextmanager
+def hub(folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that answers as the hub does for someone/model, whose files are those of a directory."""
+    from huggingface_hub import constants
 
-    for name in (str(tmp_path / "absent"), "./absent", "a/b/c"):
-        with pytest.raises(NotFoundError, match="neither a directory nor a hub id"):
-            families.load(name)
-
-    def offline(*args: Any, **more: Any) -> str:
-        raise LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(NetworkError, match="openai-community/gpt2 is no directory here, and the hub does not give it: no connection"):
-        families.load("openai-community/gpt2")
+    commit, names = "a" * 40, [path.name for path in source.iterdir()]
+    listed = [{"type": "file", "path": name, "size": (source / name).stat().st_size, "oid": "b" * 40} for name in names]
+    for place, content in (("revision/v1", {"id": "someone/model", "sha": commit}), (f"tree/{commit}", listed)):
+        path = folder / "hub/api/models/someone/model" / place
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    shutil.copytree(source, folder / "hub/someone/model/resolve" / commit)
+    faults = {f"/someone/model/resolve/{commit}/{name}": [Fault(headers={"X-Repo-Commit": commit})] * 2 for name in names}
+    faults["/api/models/someone/absent/revision/main"] = [Fault(status=404, headers={"X-Error-Code": "RepoNotFound"})]
+    with serve(folder / "hub", faults) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        yield server
 
 
 def test_a_hub_id_loads_as_its_directory_does_and_only_data_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    theirs("gpt2", tmp_path)
+    source = tmp_path / "source"
+    theirs("gpt2", source)
+    expected = families.load(source).state_dict()
     for name in ("modeling_evil.py", "pytorch_model.bin", "tokenizer.json", "training_args.bin", "flax_model.msgpack"):
-        (tmp_path / name).write_text("{}")
+        (source / name).write_text("{}")
+    with hub(tmp_path, source, monkeypatch) as server:
+        found = families.load("someone/model", revision="v1").state_dict()
+        fetched = sorted(asked.path.split("/")[-1] for asked in server.asked() if "/resolve/" in asked.path)
+        with pytest.raises(NotFoundError, match="someone/absent is no directory here and not on the hub"):
+            families.load("someone/absent")
+    assert fetched == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    again = families.load("someone/model", revision="v1")  # the hub is gone: what was fetched stays
+    assert torch.equal(again.embed.weight, expected["embed.weight"])
+    with pytest.raises(NetworkError, match="someone/model is no directory here, and the hub does not give it"):
+        families.load("someone/model", revision="v2")
 
-    def snapshot(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
-        assert (repo, revision) == ("someone/model", "v1")
-        fetched = filter_repo_objects([path.name for path in tmp_path.iterdir()], allow_patterns=allow_patterns)
-        assert sorted(fetched) == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
-        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert families.load("someone/model", revision="v1").config.width == 32
+def test_what_is_neither_a_directory_nor_a_hub_id_is_refused(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "absent"), "./absent", "a/b/c"):
+        with pytest.raises(NotFoundError, match="neither a directory nor a hub id"):
+            families.load(name)
 
 
 def test_an_own_config_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
