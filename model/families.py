@@ -220,8 +220,7 @@ def _fits_tokenizer(directory: Path, vocab: int) -> None:
     most = max([*ids, *(token["id"] for token in described.get("added_tokens") or [])], default=-1)
     if most >= vocab:
         raise TokenizerError(
-            f"{path} has token ids up to {most:,}, the weights beside it rows for {vocab:,}. Use the tokenizer of these weights, "
-            "or add rows (adopt)"
+            f"{path} has token ids up to {most:,}, the weights beside it rows for {vocab:,}. Use the tokenizer that they were trained with"
         )
 
 

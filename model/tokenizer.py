@@ -154,6 +154,74 @@ def load(directory: Path | str) -> "Tokenizer":
     return _ready(tokenizer, str(path))
 
 
+def adopt(directory: Path | str, tokens: Sequence[str] = ()) -> tuple["Tokenizer", list[int | None]]:
+    """The tokenizer of a directory made elsewhere as one of ours: SPECIALS first, its other tokens in their order, new `tokens` last.
+
+    Returns it, and for each id the id that the token had, None for a new one. What the directory calls eos (or sep) and pad become
+    END_OF_TEXT and PAD. All else is encoded as before; tokens put around a text (BOS, [CLS]) are not added any more. Raises TokenizerError
+    for a tokenizer without tokenizer.json or vocabulary by name, or a new token that it could not give back.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(directory) / "tokenizer.json"
+    if not path.is_file():
+        hint = "save it once with transformers' AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        raise TokenizerError(f"{directory} holds no {path.name}; {hint}")
+    try:
+        original = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"{path} cannot be read: {error}. Fetch it again") from None
+    described = json.loads(original.to_str())
+    words, added = described["model"].get("vocab"), {token["content"]: token for token in described["added_tokens"]}
+    if not isinstance(words, dict):
+        raise TokenizerError(
+            f"{path} is of kind {described['model'].get('type')}; those with a vocabulary by name are adopted: BPE, WordPiece"
+        )
+    old = words | {content: token["id"] for content, token in added.items()}
+    taken = {special: special for special in SPECIALS if special in old}
+    for special, found in _named(path.parent).items():
+        if special not in taken and found in old and found not in taken.values():
+            taken[special] = found
+    others = sorted((content for content in old if content not in taken.values()), key=lambda content: old[content])
+    names = [*SPECIALS, *others]
+    rows = [old.get(taken.get(special, "")) for special in SPECIALS] + [old[content] for content in others]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    unknown = described["model"].get("unk_token")
+    described["model"] |= {"unk_token": next((special for special, found in taken.items() if found == unknown), unknown)} if unknown else {}
+    described |= {"post_processor": None, "truncation": None, "padding": None}
+
+    def made(names: Sequence[str], new: Sequence[str]) -> "Tokenizer":
+        ids = {name: number for number, name in enumerate((*names, *new))}
+        kept = [token | {"id": ids[content]} for content, token in added.items() if content in others]
+        first = [plain | {"content": special, "id": number, "special": True} for number, special in enumerate(SPECIALS)]
+        last = [plain | {"content": token, "id": ids[token]} for token in new]
+        whole = described | {"model": described["model"] | {"vocab": ids}, "added_tokens": [*first, *kept, *last]}
+        return _ready(Tokenizer.from_str(json.dumps(whole)), str(path))
+
+    original.encode_special_tokens = True
+    same = made(names, ())
+    for text in PROBES:
+        if [rows[number] for number in encode(same, text)] != original.encode(text, add_special_tokens=False).ids:
+            raise TokenizerError(f"{path} would encode {text[:40]!r} otherwise with other ids; train a tokenizer with Ingot instead")
+    new = [token for token in dict.fromkeys(tokens) if token not in old and token not in SPECIALS]
+    tokenizer = made(names, new)
+    for token in new:
+        if not token or tokenizer.decode(encode(tokenizer, token)) != token or len(encode(tokenizer, token)) != 1:
+            raise TokenizerError(f"the new token {token!r} does not come back from {path} as it was; leave it out")
+    return tokenizer, rows + [None] * len(new)
+
+
+def _named(directory: Path) -> dict[str, str]:
+    """What a directory made elsewhere calls END_OF_TEXT and PAD."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            found |= json.loads((directory / name).read_text())
+    named = {key: value["content"] if isinstance(value, dict) else value for key, value in found.items() if key.endswith("_token")}
+    end, pad = named.get("eos_token") or named.get("sep_token"), named.get("pad_token")
+    return {SPECIALS[place]: word for place, word in ((END_OF_TEXT, end), (PAD, pad)) if isinstance(word, str)}
+
+
 def _ready(tokenizer: "Tokenizer", where: str) -> "Tokenizer":
     found = tuple(tokenizer.id_to_token(number) for number in range(len(SPECIALS)))
     if found != SPECIALS:
