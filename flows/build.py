@@ -15,9 +15,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import recipes
 from flows.recipes import Recipe
-from model.config import fingerprint, identity
+from model.config import ModelConfig, fingerprint, from_dict, identity
 from model.errors import ConfigError, StoreError
-from tasks import decontaminate, dedup, encode, evaluate, extract, filter, ingest, quality_model, registry, takedown, train
+from tasks import adopt, decontaminate, dedup, encode, evaluate, extract, filter, ingest, quality_model, registry, takedown, train
 from tasks.card import lineage
 from tasks.corpus import overview, selection
 from tasks.corpus import takedown as takedowns
@@ -38,6 +38,7 @@ STAGES = (
     "takedown",
     "index",
     "tokenizer",
+    "adopt",
     "encode",
     "pretrain",
     "finetune",
@@ -169,20 +170,32 @@ def snapshots_of(manifest: Manifest) -> list[str]:
 
 
 def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:
-    """A published corpus to a pretrained model."""
+    """A published corpus to a pretrained model: of fresh weights, or of the model that the recipe starts from, with its tokenizer and shape."""
     r, store = build.recipe, build.store
     parts = {f"corpus-{place:03d}": store.need(address) for place, address in enumerate(corpus.parts)}
-    tokens = build.note(encode.tokenizer(store, r.name, r.tokenizer, parts, "tokenizer" in build.rebuild))
+    if r.start:
+        tokens = taken_in(build)
+    else:
+        tokens = build.note(encode.tokenizer(store, r.name, r.tokenizer, parts, "tokenizer" in build.rebuild))
     shards = build.note(encode.encode(store, r.name, r.encode, parts | {"tokenizer": tokens}, "encode" in build.rebuild))
-    store.publish("tokenizers", r.name, r.version, [tokens], {"tokenizer": identity(r.tokenizer), "corpus": corpus.fingerprint}, {})
-    config = train.PretrainConfig(r.model, r.pretrain)
-    inputs = {"encode": shards, "tokenizer": tokens}
+    made_of = {"start": tokens.content} if r.start else {"tokenizer": identity(r.tokenizer), "corpus": corpus.fingerprint}
+    store.publish("tokenizers", r.name, r.version, [tokens], made_of, {})
+    config = train.PretrainConfig(from_dict(ModelConfig, tokens.info["model"]) if r.start else r.model, r.pretrain)
+    inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if r.start else {})
     return build.note(train.pretrain(store, r.name, config, inputs, tracker.training("pretrain"), "pretrain" in build.rebuild))
 
 
-def tune(build: Build, start_from: Manifest, tokens: Manifest, tracker: Tracker) -> Manifest:
-    """A pretrained model to one that answers."""
+def taken_in(build: Build) -> Manifest:
+    """The model that the recipe starts from. ConfigError where it names none."""
+    if build.recipe.start is None:
+        raise ConfigError(f"recipe {build.recipe.name} names no start; set start to a model's directory or hub id, revision and new tokens")
+    return build.note(adopt.adopt(build.store, build.recipe.name, build.recipe.start, "adopt" in build.rebuild))
+
+
+def tune(build: Build, start_from: Manifest, tracker: Tracker) -> Manifest:
+    """A pretrained model, or one that was taken in, to one that answers."""
     r = build.recipe
+    tokens = build.store.need(start_from.inputs["tokenizer"]) if "tokenizer" in start_from.inputs else start_from
     pairs = build.note(ingest.local_files(build.store, r.name, r.examples, r.download, "ingest" in build.rebuild))
     inputs = {"start": start_from, "examples": pairs, "tokenizer": tokens}
     return build.note(train.finetune(build.store, r.name, r.finetune, inputs, tracker.training("finetune"), "finetune" in build.rebuild))
@@ -253,7 +266,7 @@ def _build(base: Recipe, recipe: Recipe, set: Mapping[str, Any], store: str | No
     try:
         corpus = make_corpus(build)
         base_model = make_model(build, corpus, tracker)
-        model = tune(build, base_model, build.of("tokenizer"), tracker)
+        model = tune(build, base_model, tracker)
         judge(build, model, base_model, next(m for m in build.manifests if m.info.get("role") == "evaluation"), tracker)
         drop_raw(build.store, build.recipe.keep_raw, corpus)
     except BaseException as error:

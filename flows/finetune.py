@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows import recipes
-from flows.build import finish, start, tune
+from flows.build import finish, start, taken_in, tune
 from flows.pretrain import published
 from flows.recipes import Recipe
 from model.config import identity
@@ -20,17 +20,19 @@ def chat(model: str = "models/base-pretrained", recipe: Recipe = recipes.base(),
     """Tune a model on instruction examples; returns the address of its weights.
 
     Args:
-        model: stages/pretrain/… or models/NAME[/VERSION] of a pretrained model.
-        recipe: examples and finetune sections are used.
+        model: stages/pretrain/… or models/NAME[/VERSION] of a pretrained model; "start" is the model that the recipe starts from.
+        recipe: examples and finetune sections are used, start if `model` says so.
         set: dotted overrides on top of it.
         store: path or URL of the store; default INGOT_STORE, or ./.ingot.
     """
     build = start(recipes.base(), recipe, set, store, ())
-    address = model if model.startswith("stages/") else published(build.store, model).parts[0]
-    base = build.note(build.store.need(address))
+    if model == "start":
+        base = taken_in(build)
+    else:
+        base = build.note(build.store.need(model if model.startswith("stages/") else published(build.store, model).parts[0]))
     tracker = registry.open_tracker(build.store, build.recipe.register, build.recipe.name, build.recipe.version)
     try:
-        tuned = tune(build, base, build.store.need(base.inputs["tokenizer"]), tracker)
+        tuned = tune(build, base, tracker)
     except BaseException as error:
         tracker.fail(error)
         raise

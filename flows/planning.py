@@ -9,7 +9,9 @@ from typing import Any
 
 from flows import recipes
 from flows.recipes import Recipe
-from model.config import ModelConfig, TrainConfig
+from model.config import ModelConfig, TrainConfig, from_dict
+from model.errors import NetworkError
+from tasks.adopt import ADOPT, StartConfig, request
 from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, files, index, quality, quality_model, wikipedia
 from tasks.corpus.download import STAGE as INGEST
 from tasks.corpus.manifest import Manifest, Stage, Store, check_space, lookup
@@ -65,27 +67,26 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     )
     walk.step(index.STAGE, recipe.dedup.signatures, _one("documents", clean))
     corpus = _one("corpus-000", clean)
-    tokens = walk.step(encode.TOKENIZER, recipe.tokenizer, corpus)
+    if recipe.start:
+        tokens = walk.taken_in(recipe.start)
+    else:
+        tokens = walk.step(encode.TOKENIZER, recipe.tokenizer, corpus)
+    shape, vocab = recipe.model, recipe.tokenizer.vocab
+    if recipe.start and tokens:
+        shape, vocab = from_dict(ModelConfig, tokens.info["model"]), tokens.info["vocab"]
     shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)
-    inputs = {"encode": shards, "tokenizer": tokens} if shards and tokens else None
-    base_model = walk.step(
-        PRETRAIN,
-        PretrainConfig(recipe.model, recipe.pretrain),
-        inputs,
-        training_bytes(recipe.model, recipe.pretrain, recipe.tokenizer.vocab),
-    )
+    inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if recipe.start else {}) if shards and tokens else None
+    base_model = walk.step(PRETRAIN, PretrainConfig(shape, recipe.pretrain), inputs, training_bytes(shape, recipe.pretrain, vocab))
     pairs = walk.ingest("examples", files.resolve(recipe.examples))
     inputs = {"start": base_model, "examples": pairs, "tokenizer": tokens} if base_model and pairs and tokens else None
-    model = walk.step(
-        FINETUNE, finetune_config(recipe.finetune), inputs, training_bytes(recipe.model, recipe.finetune, recipe.tokenizer.vocab)
-    )
+    model = walk.step(FINETUNE, finetune_config(recipe.finetune), inputs, training_bytes(shape, recipe.finetune, vocab))
     inputs = {"model": model, "base": base_model, "evaluation": evaluation} if model and base_model and evaluation else None
     scores = walk.step(EVALUATE, recipe.evaluate, inputs)
     walk.step(
         REGISTER,
         recipe.register,
         inputs | {"evaluate": scores} if inputs and scores else None,
-        training_bytes(recipe.model, recipe.finetune, recipe.tokenizer.vocab) // 6,
+        training_bytes(shape, recipe.finetune, vocab) // 6,
     )
     return walk.steps
 
@@ -133,6 +134,14 @@ class _Walk:
         self.raw += size
         self.steps.append(Step(f"ingest {name}", "complete" if found else "to run", size, found.address if found else ""))
         return found
+
+    def taken_in(self, start: StartConfig) -> Manifest | None:
+        """What adopt would make; of a model that is still to be fetched from the hub nothing is known."""
+        try:
+            wanted = request(start, offline=True)[1]
+        except NetworkError:
+            return self.step(ADOPT, None, None)
+        return self.step(ADOPT, wanted, {})
 
     def step(self, stage: Stage, config: Any, inputs: Mapping[str, Manifest | None] | None, needs: int = 0) -> Manifest | None:
         known = {role: m for role, m in (inputs or {}).items() if m is not None}

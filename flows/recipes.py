@@ -13,6 +13,7 @@ from model.config import STRICT, ModelConfig, TrainConfig, differing, fingerprin
 from model.errors import ConfigError
 from model.evaluate import EvaluateConfig
 from model.tokenizer import TokenizerConfig
+from tasks.adopt import StartConfig
 from tasks.corpus.commoncrawl import CommonCrawlConfig
 from tasks.corpus.contamination import DecontaminateConfig
 from tasks.corpus.dedup import DedupConfig
@@ -69,8 +70,10 @@ class Recipe:
     """The vocabulary."""
     encode: EncodeConfig
     """Token shards and the validation split."""
+    start: StartConfig | None
+    """A model made elsewhere that pretraining (or fine-tuning alone) starts from, with its own shape and tokenizer; null begins with fresh weights."""
     model: ModelConfig
-    """Shape of the model."""
+    """Shape of the model; a start brings its own."""
     pretrain: TrainConfig
     """Training on the corpus."""
     examples: FilesConfig
@@ -149,6 +152,7 @@ def demo() -> Recipe:
         decontaminate=DecontaminateConfig(13, 8, 20, 12, 1),
         tokenizer=TokenizerConfig(2048, 4 << 20),
         encode=EncodeConfig(1 << 20, 0.05, 1, mixture=()),
+        start=None,
         model=qwen3(width=128, layers=4, heads=4, kv_heads=2, ffn_width=352, context=256),
         pretrain=train(1000, 8, 128, 4e-3, 50, ranks=2, micro_batch=4),
         examples=FilesConfig(("finetune",), "CC0-1.0", "examples", "examples", str(SAMPLES)),

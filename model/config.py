@@ -184,7 +184,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None
     """Stretch of the rotary waves; null for none."""
     position_offset: Annotated[int, Field(ge=0)]
-    """Rows of the learned positions before the first token's (RoBERTa: 2)."""
+    """Rows of the learned positions before the first token's (RoBERTa: 2); unused otherwise."""
     types: Annotated[int, Field(ge=0)]
     """Rows of the token types (segments) added to the embeddings; 0: none."""
     embed_norm: bool
@@ -192,7 +192,7 @@ class ModelConfig:
     attention: Annotated[tuple[Literal["global", "local"], ...], Field(min_length=1)]
     """Kinds of the layers, repeated: ["global", "local"] alternates (GPT-Neo). A local layer sees the last `window` tokens."""
     window: Annotated[int, Field(ge=0)]
-    """Tokens that a local layer sees, the present one included; 0 where there is none."""
+    """Tokens that a local layer sees, the present one included; unused without local layers."""
     scaled_scores: bool
     """Attention scores are divided by √head_dim (GPT-Neo's are not)."""
     qk_norm: bool
@@ -217,10 +217,8 @@ class ModelConfig:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
-        if ("local" in self.attention) != (self.window > 0) or (self.window and self.kind == "encoder"):
-            raise ValueError(f"attention {self.attention} and window {self.window} do not fit: a window is for local layers of a decoder")
-        if self.position_offset and self.positions != "learned":
-            raise ValueError(f"position_offset ({self.position_offset}) is for learned positions")
+        if "local" in self.attention and (self.window == 0 or self.kind == "encoder"):
+            raise ValueError(f"attention {self.attention} needs a decoder and a window, not {self.kind} and {self.window}")
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ PATTERNS = ("config.json", "generation_config.json", "model*.safetensors", "mode
 SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def fetch(source: Path | str, revision: str | None = None) -> Path:
+def fetch(source: Path | str, revision: str | None = None, offline: bool = False) -> Path:
     """The local directory of a model: `source` itself, or the snapshot of a hub id (ORGANISATION/NAME) at a branch, tag or commit.
 
-    Raises NotFoundError if there is neither, NetworkError if the hub does not answer.
+    Offline it is looked for among what was fetched before. Raises NotFoundError if there is neither, NetworkError if the hub does not answer.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -47,7 +47,7 @@ def fetch(source: Path | str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(PATTERNS)))
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline))
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at revision {revision}" if revision else ""
         raise NotFoundError(f"{source}{at} is no directory here and not on the hub, or not for you; mend the name, or log in") from None

@@ -304,7 +304,7 @@ class Transformer(nn.Module):
 
     def _local(self, mask_B1TS: Tensor | None, start: int, T: int) -> Tensor | None:
         """The mask of local layers: of what `mask_B1TS` shows, the last `window` slots; the same mask where all are within it."""
-        if not self.config.window or start + T <= self.config.window:
+        if "local" not in self.config.attention or start + T <= self.config.window:
             return mask_B1TS
         band_TS = (
             torch.ones(T, start + T, device=self.embed.weight.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)

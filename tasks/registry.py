@@ -142,7 +142,7 @@ def _make(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Mapping
     said = mlflow_package.prove(package)
     family = lineage(work.store, model)
     size = counts(family, folder / "model.safetensors")
-    parts = {"corpus": "decontaminate", "tokenizer": "tokenizer", "shards": "encode"}
+    parts = {"corpus": "decontaminate", "tokenizer": "tokenizer", "shards": "encode", "start": "adopt"}
     tags = {
         PRINT: work.fingerprint,
         "ingot.address": f"stages/{work.stage}/{work.dir.name}",

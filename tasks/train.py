@@ -1,6 +1,6 @@
 """The pretrain and finetune tasks: the one loop as a subprocess under torchrun, its metrics streamed to Prefect and MLflow while it runs.
 
-Shards (or examples) and a tokenizer in; model/ (safetensors, config, tokenizer), metrics.jsonl and the last checkpoint out.
+Shards (or examples) and a tokenizer in, and a model to start from; model/ (safetensors, config, tokenizer), metrics.jsonl and the last checkpoint out.
 """
 
 import gzip
@@ -58,7 +58,7 @@ def finetune_config(train: TrainConfig) -> FinetuneConfig:
 def pretrain(
     store: Store, recipe: str, config: PretrainConfig, inputs: Mapping[str, Manifest], on_row: Callable[[Row], None], rebuild: bool = False
 ) -> Manifest:
-    """Train a model on token shards. Inputs: encode, tokenizer."""
+    """Train a model on token shards. Inputs: encode, tokenizer, and start for a model that is trained on."""
     with watch("pretrain") as progress:
         return ended(
             run_stage(store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row), progress, rebuild=rebuild)
@@ -90,7 +90,7 @@ def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None])
     run = Run(
         objective="pretrain", fingerprint=work.fingerprint, data_fingerprint=encode.content, model=config.model, train=config.train, vocab=encode.info["vocab"],
         shards=_prefixes(work, "encode", "train-"), valid=_prefixes(work, "encode", "valid-") if enough else (), tokenizer=str(_folder(work, "tokenizer", "tokenizer")),
-        start=None, out=str(work.dir),
+        start=str(_folder(work, "start", "model")) if "start" in work.inputs else None, out=str(work.dir),
     )  # fmt: skip
     sequences = config.train.steps * config.train.batch
     return _train(work, run, on_row, sequences, sequences, {})

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import qwen3, to_dict
+from model.config import ModelConfig, gpt2, qwen3, to_dict
 from model.evaluate import EvaluateConfig
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
 from tasks.registry import RegistryConfig
 
 EVAL = Path(__file__).parent / "samples" / "eval"
+ELSEWHERE = gpt2(width=32, layers=2, heads=4, ffn_width=48, context=128, dropout=0.0)
 SHAPE = qwen3(width=16, layers=1, heads=2, kv_heads=1, ffn_width=16, context=128)
 TEXTS = ["the lamp of the lighthouse was lit every night; what is a lighthouse? 灯塔的灯每夜点亮。"] * 5
 EVALUATE = EvaluateConfig(("What is a lighthouse?", "什么是灯塔？"), 4, 64)
@@ -136,3 +137,24 @@ def judged(store: Store, stages: Mapping[str, Manifest], scored_on: Manifest, **
 def config(**changes: Any) -> RegistryConfig:
     """The registry's config with fields replaced."""
     return replace(REGISTRY, **changes)
+
+
+def elsewhere(folder: Path, shape: ModelConfig = ELSEWHERE, seed: int = 0) -> Path:
+    """A directory that another house would have made: GPT-2 with a byte-level tokenizer of its own."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from model import families
+    from model.transformer import Transformer
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = ["the keeper of the lighthouse lit the lamp every night", "灯塔的灯每夜点亮"] * 5
+    words.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False))
+    words.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    model = Transformer(shape, words.get_vocab_size())
+    model.init_weights(seed)
+    families.save(model, shape, model.vocab, folder)
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    return folder
