@@ -117,7 +117,7 @@ def load(source: Path | str, device: str = "cpu", dtype: torch.dtype = torch.flo
         raise InputError(f"{path}: model_type {family!r} is not supported; ingot, {', '.join(LAYOUTS)} are")
     if not isinstance(vocab, int) or vocab < 1:
         raise InputError(f"{path}: vocab_size must be a positive number, not {vocab!r}")
-    _fits_tokenizer(directory, vocab)
+    check_tokenizer(directory, vocab)
     tensors = _renamed(layout, _read_tensors(directory, dtype), directory)
     try:
         config = layout.config(described, tensors) if layout else from_dict(ModelConfig, described.get("config"), "config")
@@ -210,8 +210,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _fits_tokenizer(directory: Path, vocab: int) -> None:
-    path = directory / "tokenizer.json"
+def check_tokenizer(directory: Path | str, vocab: int) -> None:
+    """TokenizerError if a directory's tokenizer has ids for which there is no row of `vocab`."""
+    path = Path(directory) / "tokenizer.json"
     if not path.exists():
         return
     described = _read_json(path)
@@ -220,7 +221,7 @@ def _fits_tokenizer(directory: Path, vocab: int) -> None:
     most = max([*ids, *(token["id"] for token in described.get("added_tokens") or [])], default=-1)
     if most >= vocab:
         raise TokenizerError(
-            f"{path} has token ids up to {most:,}, the weights beside it rows for {vocab:,}. Use the tokenizer that they were trained with"
+            f"{path} has token ids up to {most:,}, the weights rows for {vocab:,}. Use the tokenizer that they were trained with"
         )
 
 

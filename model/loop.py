@@ -56,6 +56,7 @@ def train(run: Run) -> None:
         raise ConfigError(
             f"train.length ({settings.length}) exceeds model.context ({run.model.context}); shorten it or lengthen the context"
         )
+    families.check_tokenizer(run.tokenizer, run.vocab)
     batches = Batches(source(run, run.shards), run.data_fingerprint, settings.batch, settings.seed)
     valid = source(run, run.valid) if run.valid else None
     place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))

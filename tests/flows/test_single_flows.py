@@ -4,9 +4,11 @@ import dataclasses
 import shutil
 
 import pytest
+from models import ELSEWHERE, elsewhere
 
-from flows import recipes
-from model.errors import NotFoundError
+from flows import planning, recipes
+from model.errors import ConfigError, NotFoundError
+from tasks.adopt import StartConfig
 from tasks.corpus.manifest import Store
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -59,6 +61,31 @@ def test_another_recipe_on_the_same_corpus_trains_and_registers_a_second_version
     assert uri == "models:/ingot-tiny/2"
     assert [len(copy.addresses(stage)) for stage in ("encode", "pretrain", "finetune", "register")] == [1, 2, 2, 2]
     assert copy.need(tuned).inputs["start"] == weights
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_model_made_elsewhere_is_pretrained_further_or_tuned_at_once(prefect_server, copy, tmp_path):
+    from flows import finetune, pretrain, register
+    from model.families import load
+
+    source = StartConfig(("lighthouse", "灯塔"), str(elsewhere(tmp_path / "gpt2")), "")
+    recipe = dataclasses.replace(recipes.tiny(), version="v2", start=source)
+    weights = pretrain.base(corpus="corpora/tiny/v1", recipe=recipe, store=copy.url)
+    made = copy.need(weights)
+    taken = copy.need(made.inputs["start"])
+    assert made.inputs["tokenizer"] == taken.address and taken.stage == "adopt"
+    before, after = (load(copy.dir(address) / "model") for address in (taken.address, weights))
+    assert before.config == after.config == ELSEWHERE and after.vocab == before.vocab
+    steps = planning.plan("tiny", {"version": "v2", "start": dataclasses.asdict(source)}, copy)
+    assert [step.state for step in steps if step.stage in ("adopt", "encode", "pretrain")] == ["complete"] * 3
+    tuned = finetune.chat(model="models/tiny-pretrained/v2", recipe=recipe, store=copy.url)
+    uri = register.candidate(model=tuned, recipe=recipe, store=copy.url)
+    assert uri == "models:/ingot-tiny/2"
+    at_once = finetune.chat(model="start", recipe=dataclasses.replace(recipe, version="v3"), store=copy.url)
+    assert copy.need(at_once).inputs["start"] == taken.address
+    with pytest.raises(ConfigError, match="recipe tiny names no start"):
+        finetune.chat(model="start", recipe=recipes.tiny(), store=copy.url)
 
 
 def test_what_is_not_published_is_named_with_what_is(prefect_server, copy):

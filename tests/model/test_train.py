@@ -20,7 +20,7 @@ import torch
 
 from model import checkpoint, families, loop, objectives, zero
 from model.batches import NO_LOSS, Batches, Packed, Stream, plan, plan_path
-from model.config import ModelConfig, Run, TrainConfig, qwen3, to_dict
+from model.config import ModelConfig, Run, TrainConfig, gpt2, gpt_neo, llama, qwen3, to_dict
 from model.errors import CheckpointError, ConfigError, NonFiniteError, RankError, ShardError
 from model.shards import Shard, ShardWriter
 from model.tokenizer import save as save_tokenizer
@@ -28,7 +28,7 @@ from model.tokenizer import train as train_tokenizer
 from model.train import FATAL, Row, Tail, launch, main
 from model.transformer import Transformer
 
-VOCAB = 128
+VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
 TRAIN = TrainConfig(
     steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
@@ -431,6 +431,28 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_documents(data, tmp_pa
 def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path):
     with pytest.raises(NonFiniteError, match="of step 2 is not finite"):
         go(a_run(data, tmp_path, replace(SHORT, lr=1e38, warmup=0, clip=0.0)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama"])
+def test_pretraining_goes_on_from_a_directory_of_each_family(data, tmp_path, family):
+    shape = {
+        "gpt2": gpt2(32, 2, 4, 48, 64, 0.0),
+        "gpt_neo": gpt_neo(32, 2, 4, 48, 64, 5, 0.0),  # a window shorter than rows and documents
+        "llama": replace(llama(32, 2, 4, 2, 48, 64), tie_embeddings=False),
+    }[family]
+    model = Transformer(shape, VOCAB)
+    model.init_weights(7)
+    families.save(model, shape, VOCAB, tmp_path / "start")
+    train = replace(SHORT, lr=1e-3, ranks=2, micro_batch=2)
+    go(a_run(data, tmp_path / "out", train, shape, start=str(tmp_path / "start")))
+    expected, norms, trained = plain(data, train, model=families.load(tmp_path / "start"))
+    assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
+    assert losses(tmp_path / "out", "grad_norm") == pytest.approx(norms, rel=1e-4)
+    written = json.loads((tmp_path / "out/model/config.json").read_text())
+    assert written["model_type"] == family
+    found = families.load(tmp_path / "out/model").state_dict()
+    assert all(torch.allclose(found[name], tensor, atol=1e-5) for name, tensor in trained.state_dict().items())
 
 
 @pytest.mark.full
