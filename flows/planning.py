@@ -107,7 +107,8 @@ def training_bytes(model: ModelConfig, train: TrainConfig, vocab: int) -> int:
     """Disk for the kept checkpoints (fp32 master, two moments and weights) and the final weights."""
     attention = model.width * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
     ffn = model.width * model.ffn_width * (3 if model.activation == "swiglu" else 2)
-    parameters = model.layers * (attention + ffn) + vocab * model.width * (1 if model.tie_embeddings else 2)
+    tables = vocab * (1 if model.tie_embeddings else 2) + (model.context if model.positions == "learned" else 0)
+    parameters = model.layers * (attention + ffn) + tables * model.width
     return parameters * (16 * (train.keep + 1) + 4)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect import task
 
-from model.config import STRICT, resource, to_dict
+from model.config import STRICT, to_dict
 from model.errors import ConfigError
 from tasks import policy
 from tasks.corpus.document import file_sha256, settle
@@ -28,12 +28,12 @@ class StartConfig:
 
     __pydantic_config__ = STRICT
 
+    model: str
+    """Directory, or hub id (ORGANISATION/NAME): config.json, safetensors, tokenizer.json. The files' content decides, not where they lie."""
+    revision: str
+    """Branch, tag or commit on the hub; '' is the default branch."""
     tokens: tuple[str, ...]
     """New tokens, words of a new domain: each gets a row, at first the mean of the old ones."""
-    model: str = resource()
-    """Directory, or hub id (ORGANISATION/NAME): config.json, safetensors, tokenizer.json."""
-    revision: str = resource()
-    """Branch, tag or commit on the hub; '' is the default branch."""
 
 
 @task(name="adopt", **policy.NETWORK)

@@ -54,6 +54,9 @@ def card(
         m for stage in ("extract", "quality_model", "filter", "dedup", "decontaminate", "encode") for m in reversed(family.get(stage, ()))
     ]
     shape = next(m.info["model"] for stage in ("finetune", "pretrain") for m in family.get(stage, ()))
+    begun = (
+        f" It began as {family['adopt'][0].info['source']}, a model made elsewhere: its licence applies too." if "adopt" in family else ""
+    )
     scores, spread = evaluate.info["metrics"], evaluate.info.get("stderr", {})
     books = [(m.stage, f"{m.seen:,}", f"{m.kept:,}", _reasons(m)) for m in passed]
     figures = [(metric, f"{value:.4f}", _figure(spread, metric), _figure(champion, metric)) for metric, value in sorted(scores.items())]
@@ -63,7 +66,7 @@ def card(
     return f"""Built by Ingot from recipe **{tags["ingot.recipe"]}**. Gate: {tags["ingot.gate"]}.
 
 A {shape["kind"]} of {size["parameters"]:,} parameters, layers: {shape["layers"]} of width {shape["width"]}, context: {shape["context"]:,} tokens; \
-trained on {size["tokens"]:,} tokens of {size["documents"]:,} documents.
+trained on {size["tokens"]:,} tokens of {size["documents"]:,} documents.{begun}
 
 ## Data
 

@@ -66,10 +66,13 @@ def test_another_recipe_on_the_same_corpus_trains_and_registers_a_second_version
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_model_made_elsewhere_is_pretrained_further_or_tuned_at_once(prefect_server, copy, tmp_path):
+    from mlflow import MlflowClient
+
     from flows import finetune, pretrain, register
     from model.families import load
+    from tasks import registry
 
-    source = StartConfig(("lighthouse", "灯塔"), str(elsewhere(tmp_path / "gpt2")), "")
+    source = StartConfig(str(elsewhere(tmp_path / "gpt2")), "", ("lighthouse", "灯塔"))
     recipe = dataclasses.replace(recipes.tiny(), version="v2", start=source)
     weights = pretrain.base(corpus="corpora/tiny/v1", recipe=recipe, store=copy.url)
     made = copy.need(weights)
@@ -82,6 +85,8 @@ def test_a_model_made_elsewhere_is_pretrained_further_or_tuned_at_once(prefect_s
     tuned = finetune.chat(model="models/tiny-pretrained/v2", recipe=recipe, store=copy.url)
     uri = register.candidate(model=tuned, recipe=recipe, store=copy.url)
     assert uri == "models:/ingot-tiny/2"
+    card = MlflowClient(registry.tracking_uri(copy, recipe.register)).get_model_version("ingot-tiny", "2").description
+    assert "It began as gpt2, a model made elsewhere" in card
     at_once = finetune.chat(model="start", recipe=dataclasses.replace(recipe, version="v3"), store=copy.url)
     assert copy.need(at_once).inputs["start"] == taken.address
     with pytest.raises(ConfigError, match="recipe tiny names no start"):

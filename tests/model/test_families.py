@@ -203,6 +203,18 @@ def test_a_shape_of_ours_is_written_as_its_family_and_computes_the_same_there(tm
     assert (again.config, again.vocab) == (config, VOCAB)
 
 
+def test_rotary_settings_are_read_where_transformers_4_wrote_them(tmp_path: Path) -> None:
+    theirs("llama scaled", tmp_path)
+    expected = families.load(tmp_path).config
+    content = json.loads((tmp_path / "config.json").read_text())
+    rope = content.pop("rope_parameters")
+    theta = rope.pop("rope_theta")
+    (tmp_path / "config.json").write_text(json.dumps(content | {"rope_scaling": rope, "rope_theta": theta}))
+    assert families.load(tmp_path).config == expected
+    (tmp_path / "config.json").write_text(json.dumps(content | {"rope_scaling": None, "rope_theta": theta}))
+    assert families.load(tmp_path).config == replace(expected, rope_scaling=None)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama tied"])
 def test_old_files_without_prefix_with_buffers_and_with_old_names_load(tmp_path: Path, name: str) -> None:
     theirs(name, tmp_path)

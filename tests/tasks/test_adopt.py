@@ -16,7 +16,7 @@ from tasks.corpus.manifest import Store, lookup
 
 
 def test_what_is_taken_in_is_a_tokenizer_and_a_model_of_one_vocabulary(store: Store, tmp_path: Path) -> None:
-    config = StartConfig(("lighthouse",), str(elsewhere(tmp_path / "gpt2")), "")
+    config = StartConfig(str(elsewhere(tmp_path / "gpt2")), "", ("lighthouse",))
     manifest = adopt.adopt.fn(store, "test", config)
     folder = store.dir(manifest.address)
     model, words = families.load(folder / "model"), tokenizer.load(folder / "tokenizer")
@@ -29,7 +29,7 @@ def test_what_is_taken_in_is_a_tokenizer_and_a_model_of_one_vocabulary(store: St
 
 
 def test_the_content_decides_and_not_the_place(store: Store, tmp_path: Path) -> None:
-    config = StartConfig((), str(elsewhere(tmp_path / "here")), "")
+    config = StartConfig(str(elsewhere(tmp_path / "here")), "", ())
     made = adopt.adopt.fn(store, "test", config)
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     (tmp_path / "there/README.md").write_text("not read")
@@ -42,7 +42,7 @@ def test_the_content_decides_and_not_the_place(store: Store, tmp_path: Path) -> 
 
 def test_encoders_and_absent_directories_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="neither a directory nor a hub id"):
-        adopt.adopt.fn(store, "test", StartConfig((), str(tmp_path / "absent"), ""))
+        adopt.adopt.fn(store, "test", StartConfig(str(tmp_path / "absent"), "", ()))
     encoder = elsewhere(tmp_path / "roberta", roberta(32, 2, 4, 48, 128, 0.0))
     with pytest.raises(ConfigError, match="is an encoder; pretrain and finetune predict the next token"):
-        adopt.adopt.fn(store, "test", StartConfig((), str(encoder), ""))
+        adopt.adopt.fn(store, "test", StartConfig(str(encoder), "", ()))
