@@ -10,18 +10,21 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
 
 from model import checkpoint, families, objectives, zero
 from model.batches import Batch, Batches, Packed, Source, Stream, shuffled
-from model.config import Run, to_dict
+from model.config import Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
 from model.peak import peak_flops
 from model.shards import Shard
@@ -81,7 +84,8 @@ def train(run: Run) -> None:
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
-        row |= {"seconds": seconds, "batch": digest, "rss_bytes": _memory()}
+        row |= {"seconds": seconds, "batch": digest, "rss_bytes": psutil.Process().memory_info().rss}
+        row |= {"gpu_bytes": torch.cuda.max_memory_allocated()} if place.device.type == "cuda" else {}
         row |= {"mfu": flops * tokens / seconds / (peak * place.world)} if peak else {}
         metrics |= row
         if log:
@@ -114,7 +118,7 @@ def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, plac
         lo = (part * place.world + place.rank) * settings.micro_batch
         here = slice(lo, lo + settings.micro_batch)
         tokens, labels, documents, positions = _tensors(batches.rows(step, here.start, here.stop), place.device)
-        row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+        row_sums = engine(tokens, positions, documents, head=head(settings, labels))
         engine.backward(objectives.share(row_sums, targets, parts * place.world))
         sums_B[here] = row_sums.detach()
         if part + 1 < parts:
@@ -143,12 +147,26 @@ def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
             tokens, labels, documents, positions = _tensors(valid.read(chosen[:1] if idle else chosen[here]), place.device)
-            row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+            row_sums = engine(tokens, positions, documents, head=head(settings, labels))
             if not idle:
                 sums_N[here] = row_sums
     engine.train()
     dist.all_reduce(sums_N)
     return objectives.mean(sums_N, valid.targets(chosen))
+
+
+def head(settings: TrainConfig, targets_BT: torch.Tensor) -> Callable[[torch.Tensor, torch.nn.Module], torch.Tensor]:
+    """What the model does with its last states and its output matrix: the objective's sum over the targets of each row, [B]."""
+    objective = compiled(objectives.causal) if settings.compile else objectives.causal
+    if settings.checkpointing:
+        return lambda states_BTC, output: objectives.in_pieces(objective, states_BTC, output, targets_BT)
+    return lambda states_BTC, output: objective(output(states_BTC), targets_BT)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, once a function; a graph a shape, since shapes in a run are few."""
+    return torch.compile(function, dynamic=False)
 
 
 def source(run: Run, prefixes: tuple[str, ...]) -> Source:
@@ -240,6 +258,10 @@ def _engine(run: Run, place: Place) -> Any:
     else:
         model = Transformer(run.model, run.vocab)
         model.init_weights(settings.seed)
+    model.checkpointing = settings.checkpointing
+    if settings.compile:
+        for block in model.blocks:
+            block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
     config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
     return deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
 
@@ -295,7 +317,10 @@ def _deepspeed(device: torch.device, patience: timedelta) -> Any:
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Tokens, targets, documents, positions, [B, L] each."""
-    return tuple(torch.from_numpy(a).to(device) for a in (batch.tokens, batch.targets, batch.documents, batch.positions))
+    arrays = torch.from_numpy(np.stack((batch.tokens, batch.targets, batch.documents, batch.positions)))
+    if device.type == "cuda":  # from pageable memory a copy would wait for all that the GPU still has to do
+        arrays = arrays.pin_memory().to(device, non_blocking=True)
+    return arrays.unbind()
 
 
 def _norm(module: Any) -> float:
@@ -303,11 +328,6 @@ def _norm(module: Any) -> float:
     return float(
         torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]))
     )
-
-
-def _memory() -> int:
-    """Resident bytes of this process, and what it holds on a GPU."""
-    return psutil.Process().memory_info().rss + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
 
 
 def _mixed(*numbers: int) -> int:

@@ -43,6 +43,7 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
         "gradient_clipping": train.clip,
         "zero_optimization": zero,
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it lets the GPU run dry at every micro-batch
     }
     if train.precision == "bf16":
         config["bf16"] = {"enabled": True}
