@@ -242,10 +242,6 @@ class TrainConfig:
             raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {self.ranks})")
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError("zero=0 with precision=bf16 takes a phantom Adam step in DeepSpeed 0.19; set zero to 1, 2 or 3")
-        if self.compile and self.zero == 3:
-            raise ValueError(
-                "compile with zero=3 would break every block's graph where its weights are gathered; set zero to 1 or 2, or compile off"
-            )
         if self.warmup + (self.decay if self.schedule == "wsd" else 0) > self.steps:
             raise ValueError(f"warmup and decay ({self.warmup} + {self.decay}) exceed steps ({self.steps})")
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from model.config import Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
 from model.peak import peak_flops
 from model.shards import Shard
-from model.transformer import Transformer, flops_per_token
+from model.transformer import Transformer, compiled, flops_per_token
 
 Row = dict[str, Any]
 
@@ -163,12 +162,6 @@ def head(settings: TrainConfig, targets_BT: torch.Tensor) -> Callable[[torch.Ten
     return lambda states_BTC, output: objective(output(states_BTC), targets_BT)
 
 
-@cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile, once a function; a graph a shape, since shapes in a run are few."""
-    return torch.compile(function, dynamic=False)
-
-
 def source(run: Run, prefixes: tuple[str, ...]) -> Source:
     """The samples of shards as the run's objective reads them."""
     shards = [Shard(prefix) for prefix in prefixes]
@@ -256,7 +249,9 @@ def _engine(run: Run, place: Place) -> Any:
                 f"{run.start} holds {model.config} with {model.vocab} rows; this run has {run.model} with {run.vocab}. Use its shape"
             )
     else:
-        model = Transformer(run.model, run.vocab)
+        with torch.device("meta"):  # torch's own draws would take twice as long as ours
+            model = Transformer(run.model, run.vocab)
+        model.to_empty(device="cpu").tie()
         model.init_weights(settings.seed)
     model.checkpointing = settings.checkpointing
     if settings.compile:

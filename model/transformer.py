@@ -12,18 +12,16 @@ width, V vocabulary. Angles and sinusoids are computed from positions in fp32 at
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
 from model.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
 
 PADDING = -1
 """Document id of padding: it attends to itself only, so that no softmax is empty, and nothing attends to it."""
@@ -85,22 +83,20 @@ def restart(documents_BT: Tensor) -> Tensor:
 
 
 @cache
-def flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """FlexAttention (Dong et al. 2024) and the maker of its masks, compiled: a kernel that passes over blocks in which nothing is seen."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, once a function and only when it is called for; a graph a shape, since training has few."""
+    return torch.compile(function, dynamic=False)
 
 
-def block_mask(documents_BT: Tensor, causal: bool) -> "BlockMask":
-    """What may be seen, as `Transformer._mask` has it, held by block of 128 tokens and not by pair of tokens."""
+def block_mask(documents_BT: Tensor, causal: bool) -> BlockMask:
+    """What may be seen, as `Transformer._mask` has it, by block of 128 tokens instead of by token, for FlexAttention (Dong et al. 2024)."""
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same = documents_BT[b, q] == documents_BT[b, k]
         return same & (q >= k) if causal else same
 
     B, T = documents_BT.shape
-    return flex()[1](sees, B, None, T, T, device=documents_BT.device)
+    return compiled(create_block_mask)(sees, B, None, T, T, device=documents_BT.device)
 
 
 class Attention(nn.Module):
@@ -118,7 +114,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: "Tensor | BlockMask | None", causal: bool, cache: Cache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | BlockMask | None, causal: bool, cache: Cache | None
     ) -> Tensor:
         B, T, _ = x_BTC.shape
         # heads viewed with -1: under tensor parallelism a rank holds only some of them
@@ -132,8 +128,9 @@ class Attention(nn.Module):
             q_BHTD, k_BKTD = rotate(q_BHTD, rotary), rotate(k_BKTD, rotary)
         if cache is not None:
             k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
-        if mask_B1TS is not None and not isinstance(mask_B1TS, Tensor):
-            out_BHTD = flex()[0](q_BHTD, k_BKTD, v_BKTD, block_mask=mask_B1TS, enable_gqa=self.group > 1)
+        if isinstance(mask_B1TS, BlockMask):
+            attend: Any = flex_attention if torch.compiler.is_compiling() else compiled(flex_attention)
+            out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, block_mask=mask_B1TS, enable_gqa=self.group > 1)
             return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
         if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
             k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
@@ -170,7 +167,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: "Tensor | BlockMask | None", causal: bool, cache: Cache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | BlockMask | None, causal: bool, cache: Cache | None
     ) -> Tensor:
         if self.post:
             x_BTC = self.attention_norm(x_BTC + self.dropout(self.attention(x_BTC, rotary, mask_B1TS, causal, cache)))
@@ -272,7 +269,7 @@ class Transformer(nn.Module):
             return head(x_BTC, self.output)
         return x_BTC if hidden else self.output(x_BTC)
 
-    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> "Tensor | BlockMask | None":
+    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | BlockMask | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
 
         Training on a GPU gets the same as a BlockMask: the other's T² entries a row, read at every layer, would cost more than attention.

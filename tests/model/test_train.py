@@ -356,8 +356,9 @@ def test_checkpointing_changes_no_result(data, short, tmp_path, stage):
 
 
 @pytest.mark.full
-def test_compiling_changes_results_by_rounding_only_and_no_name(data, short, tmp_path):
-    train = replace(SHORT, compile=True, checkpointing=True)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_compiling_changes_results_by_rounding_only_and_no_name(data, short, tmp_path, stage):
+    train = replace(SHORT, compile=True, checkpointing=True, zero=stage)
     path = a_run(data, tmp_path / "out", train)
     go(path)
     for name in ("loss", "grad_norm", "valid_loss"):
