@@ -4,6 +4,7 @@ A Run in; metrics.jsonl, checkpoints/, at the end model/ and done.json under run
 of (seed, step, rank), so resuming needs nothing but the last complete checkpoint. Shape suffixes: B rows of a global batch, N samples.
 """
 
+import itertools
 import json
 import math
 import os
@@ -69,6 +70,7 @@ def train(run: Run) -> None:
         _fits(found, saved)
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
+    feed = Feed(batches, settings, place, step)
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
         log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped]})
@@ -79,7 +81,7 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm = update(engine, batches, run, step, rate, place)
+        loss, norm = update(engine, batches, feed, run, step, rate, place)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
@@ -102,7 +104,7 @@ def train(run: Run) -> None:
     dist.destroy_process_group()
 
 
-def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
+def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
     """One optimizer step: the loss over all targets of the global batch, nats a token, and the gradient norm before clipping.
 
     Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
@@ -116,9 +118,10 @@ def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, plac
     for part in range(parts):
         lo = (part * place.world + place.rank) * settings.micro_batch
         here = slice(lo, lo + settings.micro_batch)
-        tokens, labels, documents, positions = _tensors(batches.rows(step, here.start, here.stop), place.device)
+        tokens, labels, documents, positions = feed.take()
         row_sums = engine(tokens, positions, documents, head=head(settings, labels))
         engine.backward(objectives.share(row_sums, targets, parts * place.world))
+        feed.read()
         sums_B[here] = row_sums.detach()
         if part + 1 < parts:
             engine.step()  # counts a micro-batch; the last one, after the loss was looked at, updates
@@ -166,6 +169,29 @@ def source(run: Run, prefixes: tuple[str, ...]) -> Source:
     """The samples of shards as the run's objective reads them."""
     shards = [Shard(prefix) for prefix in prefixes]
     return Packed(shards, run.train.length) if run.objective == "finetune" else Stream(shards, run.train.length)
+
+
+class Feed:
+    """This rank's micro-batches from a step on, on its device. Each can be read while a GPU still computes the one before."""
+
+    def __init__(self, batches: Batches, settings: TrainConfig, place: Place, step: int):
+        self._batches, self._rows, self._device = batches, settings.micro_batch, place.device
+        begins = range(place.rank * self._rows, settings.batch, place.world * self._rows)
+        self._places = ((later, lo) for later in itertools.count(step) for lo in begins)
+        self._next: tuple[torch.Tensor, ...] | None = None
+
+    def read(self) -> None:
+        """Read the next one, if that has not been done."""
+        if self._next is None:
+            step, lo = next(self._places)
+            self._next = _tensors(self._batches.rows(step, lo, lo + self._rows), self._device)
+
+    def take(self) -> tuple[torch.Tensor, ...]:
+        """Tokens, targets, documents, positions of the next one."""
+        self.read()
+        taken, self._next = self._next, None
+        assert taken is not None
+        return taken
 
 
 class Metrics:

@@ -64,6 +64,7 @@ CASES = {
     "1B plain loop": Case("1B", 16, 2048, peer="master", more=FAST),
     "124M": Case("124M", 64, 1024, more=FAST),
     "124M plain loop": Case("124M", 64, 1024, peer="master", more=FAST),
+    "1B, 4 micro-batches": Case("1B", 64, 2048, 7, more=FAST | {"micro_batch": 16}),
     "1B, web documents": Case("1B", 16, 2048, documents="web", more=FAST),
     "1B, checkpointing": Case("1B", 16, 2048, 12, more=FAST | {"checkpointing": True}),
     "1B, not compiled": Case("1B", 8, 2048, 9, more={"precision": "bf16"}),
