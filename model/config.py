@@ -231,6 +231,10 @@ class TrainConfig:
     """Sequences in one forward pass of one rank; batch = micro_batch × ranks × accumulation."""
     zero: Annotated[int, Field(ge=0, le=3)] = resource()
     """DeepSpeed ZeRO stage."""
+    compile: bool = resource()
+    """Compile blocks and loss with torch.compile: faster and smaller on a GPU, after about a minute at the first step; needs a C++ compiler."""
+    checkpointing: bool = resource()
+    """Keep each block's input only and compute the rest again in backward: several times less memory, about a third more arithmetic."""
     device: Literal["auto", "cpu", "cuda"] = resource()
     """auto: cuda where present."""
     timeout: Annotated[float, Field(gt=0)] = resource()
