@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float64, int32, int64, njit, types, uint8, uint32, uint64, void
+from numba import float64, int32, int64, types, uint8, uint32, uint64, void
 from numba.extending import intrinsic
 
 from tasks.corpus.codepoints import CHARACTER, PHRASES, POINT, POOL, SPACE, STOP, WORD
+from tasks.corpus.compiled import njit
 from tasks.corpus.minhash import SHINGLE
 
 A1, A2, A3, A4, A5 = 2654435761, 2246822519, 3266489917, 668265263, 374761393
