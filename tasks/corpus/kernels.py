@@ -3,6 +3,7 @@
     sign(data, offsets, …)      signatures of a batch, but of texts that Python has to normalise first
     digest(data, offsets, …)    64-bit hashes of the shingles of a batch
     xxh3(data, size, …)         hashes of equal pieces: band keys
+    squeeze(begins, values)     sets of sorted ones
     shared(a, b)                how many values two sets have in common
     unite(parent, …)            union-find over buckets; flatten(parent): its roots
     walk(begin, bucket, …)      who stays of the documents of some buckets (keepers.py states the rule)
@@ -359,6 +360,21 @@ def digest(data: Any, offsets: Any, table: Any, pool: Any, simple: Any, phrases:
             total += uint64(1)
         begins[text + 1] = int64(total)
     return left, begins, hashes[:total]
+
+
+@njit(void(int64[::1], uint64[::1]), cache=True)
+def squeeze(begins: Any, values: Any) -> None:
+    """Leave of equal neighbours in values[begins[n]:begins[n + 1]] the first, for each n, and move all to the front; `begins` follows."""
+    made = uint64(0)
+    for piece in range(uint64(len(begins) - 1)):
+        start, end = uint64(begins[piece]), uint64(begins[piece + uint64(1)])
+        begins[piece] = int64(made)
+        for at in range(start, end):
+            value = values[at]
+            if at == start or value != values[made - uint64(1)]:
+                values[made] = value
+                made += uint64(1)
+    begins[len(begins) - 1] = int64(made)
 
 
 @njit(uint64(uint64, uint64), cache=True)
