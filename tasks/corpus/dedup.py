@@ -19,6 +19,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,11 +123,14 @@ prepare = index.prepare
 def _here(held: Mapping[str, Sequence[pa.RecordBatch]]) -> Runner:
     """Runs ranks in this process, one after the other; parts that are `held`, by path, are not read again."""
 
+    def told(work: Work, before: int, seen: int) -> None:
+        work.progress(before + seen, 0, "documents")
+
     def run(work: Work, function: str, config: Any, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         module, name = function.split(":")
         call, summaries, done = getattr(importlib.import_module(module), name), [], 0
         for rank, item in enumerate(items):
-            with PartWriter(work.dir, rank, work.stage, beat=lambda seen, done=done: work.progress(done + seen, 0, "documents")) as out:
+            with PartWriter(work.dir, rank, work.stage, beat=partial(told, work, done)) as out:
                 info = call(config, item, out, held.get(item["path"]))
             done += item.get("rows") or 0
             summaries.append(out.summary | {"info": info or {}})
