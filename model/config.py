@@ -15,12 +15,15 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic._internal import _fields
 
 from model.errors import ConfigError
 
 T = TypeVar("T")
 STRICT = {"use_attribute_docstrings": True, "extra": "forbid"}
 """Set as `__pydantic_config__` of every config: docstrings reach Prefect's form, unknown keys are refused."""
+# pydantic parses a class's source again wherever a config mentions it: some 230 times, 2 s, for the forms of flows/build.py
+_fields.extract_docstrings_from_cls = cache(_fields.extract_docstrings_from_cls)  # type: ignore[assignment]
 
 
 @cache
@@ -271,6 +274,10 @@ class TrainConfig:
     """Sequences in one forward pass of one rank; batch = micro_batch × ranks × accumulation."""
     zero: Annotated[int, Field(ge=0, le=3)] = resource()
     """DeepSpeed ZeRO stage."""
+    compile: bool = resource()
+    """Compile blocks and loss with torch.compile: faster and smaller on a GPU, after about a minute at the first step; needs a C++ compiler."""
+    checkpointing: bool = resource()
+    """Keep each block's input only and compute the rest again in backward: several times less memory, about a third more arithmetic."""
     device: Literal["auto", "cpu", "cuda"] = resource()
     """auto: cuda where present."""
     timeout: Annotated[float, Field(gt=0)] = resource()

@@ -4,28 +4,31 @@ A Run in; metrics.jsonl, checkpoints/, at the end model/ and done.json under run
 of (seed, step, rank), so resuming needs nothing but the last complete checkpoint. Shape suffixes: B rows of a global batch, N samples.
 """
 
+import itertools
 import json
 import math
 import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
 
 from model import checkpoint, families, objectives, zero
 from model.batches import Batch, Batches, Packed, Source, Stream, shuffled
-from model.config import Run, to_dict
+from model.config import Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
 from model.peak import peak_flops
 from model.shards import Shard
-from model.transformer import Transformer, flops_per_token
+from model.transformer import Transformer, compiled, flops_per_token
 
 Row = dict[str, Any]
 
@@ -68,6 +71,7 @@ def train(run: Run) -> None:
         _fits(found, saved)
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
+    feed = Feed(batches, settings, place, step)
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
         log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped]})
@@ -78,11 +82,12 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm = update(engine, batches, run, step, rate, place)
+        loss, norm = update(engine, batches, feed, run, step, rate, place)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
-        row |= {"seconds": seconds, "batch": digest, "rss_bytes": _memory()}
+        row |= {"seconds": seconds, "batch": digest, "rss_bytes": psutil.Process().memory_info().rss}
+        row |= {"gpu_bytes": torch.cuda.max_memory_allocated()} if place.device.type == "cuda" else {}
         row |= {"mfu": flops * tokens / seconds / (peak * place.world)} if peak else {}
         metrics |= row
         if log:
@@ -100,7 +105,7 @@ def train(run: Run) -> None:
     dist.destroy_process_group()
 
 
-def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
+def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
     """One optimizer step: the loss over all targets of the global batch, nats a token, and the gradient norm before clipping.
 
     Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
@@ -114,9 +119,10 @@ def update(engine: Any, batches: Batches, run: Run, step: int, rate: float, plac
     for part in range(parts):
         lo = (part * place.world + place.rank) * settings.micro_batch
         here = slice(lo, lo + settings.micro_batch)
-        tokens, labels, documents, positions = _tensors(batches.rows(step, here.start, here.stop), place.device)
-        row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+        tokens, labels, documents, positions = feed.take()
+        row_sums = engine(tokens, positions, documents, head=head(settings, labels))
         engine.backward(objectives.share(row_sums, targets, parts * place.world))
+        feed.read()
         sums_B[here] = row_sums.detach()
         if part + 1 < parts:
             engine.step()  # counts a micro-batch; the last one, after the loss was looked at, updates
@@ -144,7 +150,7 @@ def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
             tokens, labels, documents, positions = _tensors(valid.read(chosen[:1] if idle else chosen[here]), place.device)
-            row_sums = objectives.causal(engine(tokens, positions, documents), labels)
+            row_sums = engine(tokens, positions, documents, head=head(settings, labels))
             if not idle:
                 sums_N[here] = row_sums
     engine.train()
@@ -152,10 +158,41 @@ def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
     return objectives.mean(sums_N, valid.targets(chosen))
 
 
+def head(settings: TrainConfig, targets_BT: torch.Tensor) -> Callable[[torch.Tensor, torch.nn.Module], torch.Tensor]:
+    """What the model does with its last states and its output matrix: the objective's sum over the targets of each row, [B]."""
+    objective = compiled(objectives.causal) if settings.compile else objectives.causal
+    if settings.checkpointing:
+        return lambda states_BTC, output: objectives.in_pieces(objective, states_BTC, output, targets_BT)
+    return lambda states_BTC, output: objective(output(states_BTC), targets_BT)
+
+
 def source(run: Run, prefixes: tuple[str, ...]) -> Source:
     """The samples of shards as the run's objective reads them."""
     shards = [Shard(prefix) for prefix in prefixes]
     return Packed(shards, run.train.length) if run.objective == "finetune" else Stream(shards, run.train.length)
+
+
+class Feed:
+    """This rank's micro-batches from a step on, on its device. Each can be read while a GPU still computes the one before."""
+
+    def __init__(self, batches: Batches, settings: TrainConfig, place: Place, step: int):
+        self._batches, self._rows, self._device = batches, settings.micro_batch, place.device
+        begins = range(place.rank * self._rows, settings.batch, place.world * self._rows)
+        self._places = ((later, lo) for later in itertools.count(step) for lo in begins)
+        self._next: tuple[torch.Tensor, ...] | None = None
+
+    def read(self) -> None:
+        """Read the next one, if that has not been done."""
+        if self._next is None:
+            step, lo = next(self._places)
+            self._next = _tensors(self._batches.rows(step, lo, lo + self._rows), self._device)
+
+    def take(self) -> tuple[torch.Tensor, ...]:
+        """Tokens, targets, documents, positions of the next one."""
+        self.read()
+        taken, self._next = self._next, None
+        assert taken is not None
+        return taken
 
 
 class Metrics:
@@ -239,8 +276,14 @@ def _engine(run: Run, place: Place) -> Any:
                 f"{run.start} holds {model.config} with {model.vocab} rows; this run has {run.model} with {run.vocab}. Use its shape"
             )
     else:
-        model = Transformer(run.model, run.vocab)
+        with torch.device("meta"):  # torch's own draws would take twice as long as ours
+            model = Transformer(run.model, run.vocab)
+        model.to_empty(device="cpu").tie()
         model.init_weights(settings.seed)
+    model.checkpointing = settings.checkpointing
+    if settings.compile:
+        for block in model.blocks:
+            block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
     config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
     return deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
 
@@ -296,7 +339,10 @@ def _deepspeed(device: torch.device, patience: timedelta) -> Any:
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Tokens, targets, documents, positions, [B, L] each."""
-    return tuple(torch.from_numpy(a).to(device) for a in (batch.tokens, batch.targets, batch.documents, batch.positions))
+    arrays = torch.from_numpy(np.stack((batch.tokens, batch.targets, batch.documents, batch.positions)))
+    if device.type == "cuda":  # from pageable memory a copy would wait for all that the GPU still has to do
+        arrays = arrays.pin_memory().to(device, non_blocking=True)
+    return arrays.unbind()
 
 
 def _norm(module: Any) -> float:
@@ -304,11 +350,6 @@ def _norm(module: Any) -> float:
     return float(
         torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]))
     )
-
-
-def _memory() -> int:
-    """Resident bytes of this process, and what it holds on a GPU."""
-    return psutil.Process().memory_info().rss + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
 
 
 def _mixed(*numbers: int) -> int:

@@ -11,11 +11,14 @@ width, V vocabulary. Angles and sinusoids are computed from positions in fp32 at
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig, RopeScaling
 from model.errors import ConfigError, InputError
@@ -86,6 +89,23 @@ def restart(documents_BT: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, once a function and only when it is called for; a graph a shape, since training has few."""
+    return torch.compile(function, dynamic=False)
+
+
+def block_mask(documents_BT: Tensor, causal: bool) -> BlockMask:
+    """What may be seen, as `Transformer._mask` has it, by block of 128 tokens instead of by token, for FlexAttention (Dong et al. 2024)."""
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        same = documents_BT[b, q] == documents_BT[b, k]
+        return same & (q >= k) if causal else same
+
+    B, T = documents_BT.shape
+    return compiled(create_block_mask)(sees, B, None, T, T, device=documents_BT.device)
+
+
 class Attention(nn.Module):
     """softmax(q kᵀ / √D) v over query heads, or unscaled; groups of H/K query heads share one key/value head."""
 
@@ -102,7 +122,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | None, causal: bool, cache: Cache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | BlockMask | None, causal: bool, cache: Cache | None
     ) -> Tensor:
         B, T, _ = x_BTC.shape
         # heads viewed with -1: under tensor parallelism a rank holds only some of them
@@ -116,6 +136,10 @@ class Attention(nn.Module):
             q_BHTD, k_BKTD = rotate(q_BHTD, rotary), rotate(k_BKTD, rotary)
         if cache is not None:
             k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
+        if isinstance(mask_B1TS, BlockMask):
+            attend: Any = flex_attention if torch.compiler.is_compiling() else compiled(flex_attention)
+            out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, block_mask=mask_B1TS, scale=self.scale, enable_gqa=self.group > 1)
+            return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
         if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
             k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
         dropout = self.dropout if self.training else 0.0
@@ -154,7 +178,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | None, causal: bool, cache: Cache | None
+        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | BlockMask | None, causal: bool, cache: Cache | None
     ) -> Tensor:
         if self.post:
             x_BTC = self.attention_norm(x_BTC + self.dropout(self.attention(x_BTC, rotary, mask_B1TS, causal, cache)))
@@ -209,6 +233,10 @@ class Transformer(nn.Module):
         self.head = MaskedHead(config) if config.head == "masked" else nn.Identity()
         self.output = nn.Linear(config.width, vocab, bias=config.head == "masked")
         self.pooler = Pooler(config) if config.pooler != "none" else None
+        # FlexAttention's own limits; and its masks know no window
+        self._flexible = config.dropout == 0 and config.head_dim >= 16 and "local" not in config.attention
+        self.checkpointing = False
+        """Compute the inside of each block again in backward (Chen et al. 2016)."""
         self.tie()
 
     def tie(self) -> None:
@@ -238,8 +266,10 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         hidden: bool = False,
         types_BT: Tensor | None = None,
+        head: Callable[[Tensor, nn.Module], Tensor] | None = None,
     ) -> Tensor:
-        """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row.
+        """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row, or what `head`
+        makes of the states before the output matrix and of that matrix.
 
         tokens_BT: ids below `vocab`. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token attends only to tokens of the same id (and, in a decoder, not later);
         None means one document a row. positions_BT: None counts from the start of each document, or from the end of the cache.
@@ -276,18 +306,30 @@ class Transformer(nn.Module):
         x_BTC = self.dropout(self.embed_norm(x_BTC))
         for layer, block in enumerate(self.blocks):
             seen_B1TS = local_B1TS if self.config.attention[layer % len(self.config.attention)] == "local" else mask_B1TS
-            x_BTC = block(x_BTC, rotary, seen_B1TS, self.config.kind == "decoder" and seen_B1TS is None, cache)
+            inputs = (x_BTC, rotary, seen_B1TS, self.config.kind == "decoder" and seen_B1TS is None, cache)
+            if self.checkpointing and torch.is_grad_enabled():
+                x_BTC = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x_BTC = block(*inputs)
         if cache is not None:
             cache.length += T
         x_BTC = self.norm(x_BTC)
+        if head is not None:
+            return head(self.head(x_BTC), self.output)
         return x_BTC if hidden else self.logits(x_BTC)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits [..., V] of states [..., C]."""
         return self.output(self.head(states))
 
-    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | None:
-        """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same."""
+    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | BlockMask | None:
+        """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
+
+        Training on a GPU gets the same as a BlockMask: the other's T² entries a row, read at every layer, would cost more than attention.
+        It compiles for half a minute a shape, which calls of other lengths, as in evaluation, are not worth; nor does it know dropout.
+        """
+        if cache is None and documents_BT is not None and documents_BT.is_cuda and self.training and self._flexible:
+            return block_mask(documents_BT, self.config.kind == "decoder")
         if cache is None:
             if documents_BT is None:
                 return None
@@ -302,10 +344,10 @@ class Transformer(nn.Module):
             mask_BTS = mask_BTS & torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)
         return mask_BTS[:, None]
 
-    def _local(self, mask_B1TS: Tensor | None, start: int, T: int) -> Tensor | None:
+    def _local(self, mask_B1TS: Tensor | BlockMask | None, start: int, T: int) -> Tensor | BlockMask | None:
         """The mask of local layers: of what `mask_B1TS` shows, the last `window` slots; the same mask where all are within it."""
-        if "local" not in self.config.attention or start + T <= self.config.window:
-            return mask_B1TS
+        if "local" not in self.config.attention or isinstance(mask_B1TS, BlockMask) or start + T <= self.config.window:
+            return mask_B1TS  # a BlockMask comes only where no layer is local
         band_TS = (
             torch.ones(T, start + T, device=self.embed.weight.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)
         )

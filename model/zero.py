@@ -43,9 +43,10 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
         "gradient_clipping": train.clip,
         "zero_optimization": zero,
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it lets the GPU run dry at every micro-batch
     }
     if train.precision == "bf16":
-        config["bf16"] = {"enabled": True}
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True}  # a gradient goes to its fp32 sum at once and is freed
         config["data_types"] = {"grad_accum_dtype": "fp32"}  # a bf16 sum of many micro-batches loses the small ones
         config["communication_data_type"] = "fp32"
     return config

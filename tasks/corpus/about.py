@@ -15,8 +15,6 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from tasks.corpus.blocks import MARKS_OF
-
 if TYPE_CHECKING:
     from tasks.corpus.main_text import Page
 
@@ -37,6 +35,8 @@ WORK = re.compile("article|posting|report|question|review$", re.IGNORECASE)
 
 def about(page: "Page") -> dict[str, str]:
     """Title, day of publication (ISO 8601) and canonical address (as written) of a page; '' for what it does not say."""
+    from tasks.corpus.blocks import MARKS_OF
+
     says: dict[str, list[str]] = {name: [] for name in MARKS_OF}
     for kind, start, end in page.marks.tolist():
         if end > start:

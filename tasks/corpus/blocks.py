@@ -11,7 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
+
+from tasks.corpus.compiled import njit
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

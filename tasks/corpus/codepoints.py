@@ -27,8 +27,8 @@ from tasks.corpus.textnorm import CJK, is_cjk, simplify
 
 POINT = 0x1FFFFF
 """Bits of an entry that hold a code point, or a place in the pool."""
-SPACE, WORD, CHARACTER, POOL, STOP = 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 25
-"""What it is: whitespace (str.split), a letter or digit ([^\\W_]), a CJK character; or how the rest of the entry is to be read."""
+SPACE, WORD, CHARACTER, POOL, STOP, TURNS = 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 25, 1 << 26
+"""What it is: whitespace (str.split), a letter or digit ([^\\W_]), a CJK character; how the rest of the entry is to be read; TURNS: `simple` knows it."""
 PHRASES = 1 << 31
 _SIZE = 0x110000
 _CHANGING = (*range(0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x20000), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE0200))
@@ -74,6 +74,8 @@ def unicode_tables() -> Tables:
 
 def _build() -> Tables:
     kinds = _kinds()
+    simple, phrases = _simple()
+    kinds[simple > 0] |= TURNS
     points = np.arange(_SIZE, dtype=np.uint32)
     plain = points | kinds
     raw, pool = plain.copy(), [np.uint32(0)]
@@ -92,7 +94,6 @@ def _build() -> Tables:
             pool += [np.uint32(len(made)), *(plain[ord(one)] for one in made)]
     raw[(raw & SPACE) > 0] = ord(" ") | SPACE
     plain[(plain & SPACE) > 0] = ord(" ") | SPACE
-    simple, phrases = _simple()
     if phrases is None:
         raw[[point for point in np.flatnonzero(kinds & CHARACTER).tolist() if is_cjk(chr(point))]] = STOP
     return Tables(raw, plain, np.array(pool, np.uint32), simple, np.zeros(_SIZE, np.uint32), np.array(phrases or [0], np.uint32))

@@ -10,8 +10,8 @@ the order of inputs nor the workers can matter.
 Passes: signatures of every new part (index.py holds those of previous corpora, of which only what shares a key with a new document is read) -> buckets
 of equal keys -> shingles of those in a bucket, to scratch -> decisions -> the guardrail -> (config.repeated) the lines that many of the rest have in
 common -> parts without the removed.
-What reads texts is data-parallel; buckets and decisions (keepers.py) are one process. An input that fits HELD bytes is read once, by one worker
-process that does it all: starting processes would take longer. Its files are the same.
+What reads texts is data-parallel; buckets and decisions (keepers.py) are one process, this one. It does all itself where the input fits HELD bytes,
+which are read once: to start workers would take longer. The files are the same.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ from tasks.corpus.manifest import File, Manifest, Progress, Result, Stage, Store
 
 STAGE = Stage("dedup", 3)
 HELD = 128 << 20
-"""Bytes of an input, not compressed, up to which it is held in memory by one process."""
+"""Bytes of an input, not compressed, up to which it is held in memory and no worker is started."""
 GUARDED = 100
 """Documents of a source from which on its guardrail counts: of a handful all may be copies."""
 EXAMPLES, SHOWN = 3, 80
@@ -110,44 +111,32 @@ def _body(work: Work, config: DedupConfig, engine: EngineConfig) -> Result:
     new = work.inputs["filter"]
     if not new.parts():
         return books([])
-    held = sum(_bytes(path) for path in work.paths("filter"))
-    if held > HELD or not work.store.is_local:
+    paths = work.paths("filter")
+    if sum(_bytes(path) for path in paths) > HELD:
         return books(**_passes(work, config, lambda work, function, config, items: run_ranks(work, function, config, items, engine)))
-    (work.scratch / "whole").mkdir(exist_ok=True)
-    item = {
-        "rows": 2 * _rows(new.parts()), "store": work.store.url, "directory": str(work.dir), "fingerprint": work.fingerprint,
-        "inputs": {role: manifest.address for role, manifest in work.inputs.items()},
-    }  # fmt: skip
-    [summary] = run_ranks(dataclasses.replace(work, dir=work.scratch / "whole"), f"{__name__}:whole_rank", config, [item], engine)
-    return books(**summary["info"])
+    return books(**_passes(work, config, _here({str(path): list(read_batches([path])) for path in paths})))
 
 
 prepare = index.prepare
 
 
-def whole_rank(config: DedupConfig, item: dict[str, Any], out: PartWriter) -> dict[str, Any]:
-    """All passes over an input that fits in memory. Returns what `_passes` does."""
-    store = Store(item["store"])
-    inputs = {role: store.need(address) for role, address in item["inputs"].items()}
-    work = Work(store, out.stage, Path(item["directory"]), inputs, item["fingerprint"], lambda done, total, unit: None)
-    held = {str(path): list(read_batches([path])) for path in work.paths("filter")}
-    done = 0
+def _here(held: Mapping[str, Sequence[pa.RecordBatch]]) -> Runner:
+    """Runs ranks in this process, one after the other; parts that are `held`, by path, are not read again."""
 
-    def beat(seen: int) -> None:
-        out.beat(done)
+    def told(work: Work, before: int, seen: int) -> None:
+        work.progress(before + seen, 0, "documents")
 
-    def here(work: Work, function: str, config: Any, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        nonlocal done
+    def run(work: Work, function: str, config: Any, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         module, name = function.split(":")
-        call, summaries = getattr(importlib.import_module(module), name), []
-        for rank, one in enumerate(items):
-            with PartWriter(work.dir, rank, work.stage, beat=beat) as writer:
-                info = call(config, one, writer, held.get(one["path"]))
-            done += one.get("rows") or 0
-            summaries.append(writer.summary | {"info": info or {}})
+        call, summaries, done = getattr(importlib.import_module(module), name), [], 0
+        for rank, item in enumerate(items):
+            with PartWriter(work.dir, rank, work.stage, beat=partial(told, work, done)) as out:
+                info = call(config, item, out, held.get(item["path"]))
+            done += item.get("rows") or 0
+            summaries.append(out.summary | {"info": info or {}})
         return summaries
 
-    return _passes(work, config, here)
+    return run
 
 
 def _passes(work: Work, config: DedupConfig, run: Runner) -> dict[str, Any]:

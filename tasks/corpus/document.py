@@ -79,6 +79,8 @@ SCHEMA = pa.schema(
     ],
     metadata={b"ingot.document": str(SCHEMA_VERSION).encode()},
 )
+EMPTY: dict[str, Any] = {f.name: "" if f.type == pa.string() else None for f in SCHEMA} | {"origin_length": -1}
+"""A document of which nothing is known."""
 REJECTS = pa.schema(
     [
         ("id", pa.string()),
@@ -97,6 +99,8 @@ REJECTS = pa.schema(
     ],
     metadata={b"ingot.reject": str(SCHEMA_VERSION).encode()},
 )
+REJECTED, ORIGIN = REJECTS.names, [name for name in REJECTS.names if name in SCHEMA.names]
+"""Columns of a reject, and those that are a document's."""
 DUPLICATES = pa.schema(
     [("id", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float64()), ("rule", pa.string())],
     metadata={b"ingot.duplicate": str(SCHEMA_VERSION).encode()},
@@ -115,8 +119,7 @@ def text_hash(text: str) -> str:
 
 def new_document(text: str, *, source: str, snapshot: str, origin_file: str, place: int, **more: Any) -> dict[str, Any]:
     """A row of SCHEMA: identity, hash and domain filled in, unknown fields empty or null. Unknown names raise KeyError."""
-    row: dict[str, Any] = {f.name: "" if f.type == pa.string() else None for f in SCHEMA}
-    row |= {"origin_length": -1}
+    row = dict(EMPTY)
     for name in more:
         row[name]
     row |= more
@@ -222,7 +225,7 @@ class PartWriter:
                 self._waiting = self._waiting.slice(0, GROUP_ROWS)
                 self._flush()
                 self._waiting = rest
-            for n, row in zip(gone, batch.take(pa.array(gone, pa.int64())).to_pylist(), strict=True):
+            for n, row in zip(gone, batch.select(ORIGIN).take(pa.array(gone, pa.int64())).to_pylist(), strict=True):
                 self._reject(row, *rejected[n])
             self.kept += end - start - len(gone)
             self.seen += end - start
@@ -232,7 +235,7 @@ class PartWriter:
     def _reject(self, row: dict[str, Any], reason: str, value: object) -> None:
         self.rejected[reason] += 1
         self._rejects.append(
-            {f.name: row.get(f.name) for f in REJECTS} | {"stage": self.stage, "reason": reason, "value": str(value), "text": None}
+            {name: row.get(name) for name in REJECTED} | {"stage": self.stage, "reason": reason, "value": str(value), "text": None}
         )
         if row.get("text"):
             sample = self._samples.setdefault(reason, [])

@@ -31,7 +31,7 @@ from model.config import STRICT
 from model.errors import ConfigError, EmptyError, TokenizerError
 from model.shards import ShardWriter, dtype_for
 from model.tokenizer import Encoder, TokenizerConfig, fingerprint, load, save, take, train, vocab_size
-from tasks.corpus.document import GROUP_ROWS, REJECTS, read_batches, read_rows, settle, write_table
+from tasks.corpus.document import GROUP_ROWS, REJECTED, REJECTS, read_batches, read_rows, settle, write_table
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _encode(work: Work, config: EncodeConfig) -> Result:
         seen += len(batch)
         blank = pc.or_kleene(pc.equal(pc.binary_length(batch["text"]), 0), pc.utf8_is_space(batch["text"]))
         rejects += [
-            {f.name: row.get(f.name) for f in REJECTS}
+            {name: row.get(name) for name in REJECTED}
             | {"stage": STAGE.name, "reason": "empty", "value": str(len(row["text"])), "text": None}
             for row in batch.filter(blank).to_pylist()
         ]

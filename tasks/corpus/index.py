@@ -122,7 +122,7 @@ def related(store: Store, segments: Sequence[Manifest], files: Sequence[Path], c
     No other document of a segment can be a keeper of a new one, nor take a place in a bucket that a new one looks into.
     """
     found: list[list[np.ndarray]] = [[np.empty(0, np.int64)] for _ in segments]
-    for name in orders(config):
+    for name in orders(config) if segments else ():
         wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *(_keys(file, name) for file in files)]))
         if name == URL:
             wanted = wanted[wanted != urls.NONE]

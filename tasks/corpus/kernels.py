@@ -3,6 +3,7 @@
     sign(data, offsets, …)      signatures of a batch, but of texts that Python has to normalise first
     digest(data, offsets, …)    64-bit hashes of the shingles of a batch
     xxh3(data, size, …)         hashes of equal pieces: band keys
+    squeeze(begins, values)     sets of sorted ones
     shared(a, b)                how many values two sets have in common
     unite(parent, …)            union-find over buckets; flatten(parent): its roots
     walk(begin, bucket, …)      who stays of the documents of some buckets (keepers.py states the rule)
@@ -14,16 +15,17 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float64, int32, int64, njit, types, uint8, uint32, uint64, void
+from numba import float64, int32, int64, types, uint8, uint32, uint64, void
 from numba.extending import intrinsic
 
-from tasks.corpus.codepoints import CHARACTER, PHRASES, POINT, POOL, SPACE, STOP, WORD
+from tasks.corpus.codepoints import CHARACTER, PHRASES, POINT, POOL, SPACE, STOP, TURNS, WORD
+from tasks.corpus.compiled import njit
 from tasks.corpus.minhash import SHINGLE
 
 A1, A2, A3, A4, A5 = 2654435761, 2246822519, 3266489917, 668265263, 374761393
 B1, B2, B3, B4, B5 = 11400714785074694791, 14029467366897019727, 1609587929392839161, 9650029242287828579, 2870177450012600261
 """Primes of xxh32 and xxh64."""
-SPACE_BIT, WORD_BIT, GAP = SPACE.bit_length() - 1, WORD.bit_length() - 1, 1 << 31
+SPACE_BIT, WORD_BIT, TURNS_BIT, GAP = SPACE.bit_length() - 1, WORD.bit_length() - 1, TURNS.bit_length() - 1, 1 << 31
 """The last marks a CJK character that follows something else."""
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 """Bytes that may be Arrow's own, which nobody writes."""
@@ -163,15 +165,15 @@ def _put(out: Any, at: Any, point: Any) -> Any:
     return at + 4
 
 
-@njit(void(uint32[::1], int64, POINTS, POINTS, uint8[::1], uint32[::1], int64, int64), cache=True)
-def _simplify(characters: Any, found: Any, simple: Any, phrases: Any, out: Any, starts: Any, words: Any, write: Any) -> None:
-    """Write the characters behind the words: each as it is in Simplified Chinese, by the longest phrase that begins there, as OpenCC does."""
-    at, behind = uint64(0), uint64(words)
-    starts[behind] = uint32(write)
-    while at < uint64(found):
-        point = uint32(characters[at] & uint32(POINT))
-        entry = simple[uint64(point)]
-        place, count = uint64(0), uint64(0)
+@njit(void(uint32[::1], int64, uint32[::1], int64, POINTS, POINTS), cache=True)
+def _simplify(characters: Any, found: Any, turning: Any, count: Any, simple: Any, phrases: Any) -> None:
+    """Make characters Simplified in place, by the longest phrase that begins there, as OpenCC does; `turning`: the places that `simple` knows of."""
+    behind = uint64(0)
+    for number in range(uint64(count)):
+        at = uint64(turning[number])
+        if at < behind:
+            continue
+        entry = simple[uint64(characters[at] & uint32(POINT))]
         if entry & uint32(PHRASES):
             place = uint64(entry & uint32(POINT))
             entry = phrases[place]
@@ -183,36 +185,33 @@ def _simplify(characters: Any, found: Any, simple: Any, phrases: Any, out: Any, 
                     same = characters[at + step] == phrases[place + uint64(3) + step]
                     step += uint64(1)
                 if same:
-                    count = size
+                    behind = at + size
+                    for turn in range(size):
+                        characters[at + turn] = phrases[place + uint64(3) + size + turn]
                     break
                 place += uint64(1) + uint64(2) * size
-        if count:
-            for number in range(count):
-                write = _put(out, write, phrases[place + uint64(3) + count + number])
-                behind += uint64(1)
-                starts[behind] = uint32(write)
-            at += count
-        else:
-            write = _put(out, write, uint32(entry) if entry else point)
-            behind += uint64(1)
-            starts[behind] = uint32(write)
-            at += uint64(1)
+        if at >= behind and entry:
+            characters[at] = entry
 
 
-@njit(types.UniTuple(int64, 2)(BYTES, int64, int64, *[POINTS] * 4, uint8[::1], uint32[::1], uint32[::1]), cache=True)
-def cut(data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrases: Any, out: Any, starts: Any, characters: Any) -> Any:
+@njit(types.UniTuple(int64, 2)(BYTES, int64, int64, *[POINTS] * 4, uint8[::1], *[uint32[::1]] * 3), cache=True)
+def cut(
+    data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrases: Any, out: Any, starts: Any, characters: Any, turning: Any
+) -> Any:
     """Cut data[at:end]. Returns (words, characters), or (-1, -1) where Python has to normalise the text first.
 
-    Word n is out[starts[n] : starts[n + 1] - 1], and a space follows it; character m is out[starts[words + m] : starts[words + m + 1]].
-    `characters` is scratch. Of out a third is for the text, a third for what it grows by, a third for its last part after that.
+    Word n is out[starts[n] : starts[n + 1] - 1], and a space follows it; `characters` are Simplified code points, some with GAP. `turning` is scratch.
+    Of out a third is for the text, a third for what it grows by, a third for its last part after that.
     """
     room = len(out) // 3 * 2 - 64
     write = start = 0  # where the next byte goes, and where the word that is being written began
     words, found, gap, letters = 0, 0, uint32(GAP), uint32(0)
+    turned = int64(0)
     while at < end:
         first = data[uint64(at)]
-        if first < 128:  # without branches: where a word ends is what a processor cannot foretell
-            at += 1
+        if first < 128:
+            gap = uint32(GAP)
+        while first < 128:  # without branches: where a word ends is what a processor cannot foretell
             entry = table[uint64(first)]
             space = entry >> uint32(SPACE_BIT) & uint32(1)
             letters |= entry >> uint32(WORD_BIT) & uint32(1)
@@ -222,10 +221,38 @@ def cut(data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrase
             write = write + 1 if letters | (space ^ uint32(1)) else start
             start = write if space else start
             letters = uint32(0) if space else letters
-            gap = uint32(GAP)
+            at += 1
+            if at == end:
+                break
+            first = data[uint64(at)]
+        if at == end:
+            break
+        if write > room or found > room:
+            return -1, -1
+        begun = found
+        while at + 4 <= end:  # a run of characters, which is most of a Chinese text
+            word = _load32(data, uint64(at))
+            point = (word & uint32(15)) << 12 | (word >> 2 & uint32(0xFC0)) | (word >> 16 & uint32(63))
+            entry = table[uint64(point)]
+            if word & uint32(0xF0) != uint32(0xE0) or entry & uint32(CHARACTER | POOL | STOP) != uint32(CHARACTER):
+                break
+            if letters:
+                starts[uint64(words)] = uint32(start)
+                words += 1
+                out[uint64(write)] = uint8(32)
+                start = write + 1
+                letters = uint32(0)
+            write = start
+            characters[uint64(found)] = uint32(entry & uint32(POINT) | gap)
+            turning[uint64(turned)] = uint32(found)
+            turned += int64(entry >> uint32(TURNS_BIT) & uint32(1))
+            found += 1
+            gap = uint32(0)
+            at += 3
+        if found > begun:
             continue
         size = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
-        if at + size > end or write > room or found > room:
+        if at + size > end:
             return -1, -1
         second = uint32(data[uint64(at + 1)] & 63)
         if size == 2:
@@ -254,6 +281,8 @@ def cut(data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrase
                 write, letters = start, uint32(0)
             if one & uint32(CHARACTER):
                 characters[uint64(found)] = uint32(one & uint32(POINT) | gap)
+                turning[uint64(turned)] = uint32(found)
+                turned += int64(one >> uint32(TURNS_BIT) & uint32(1))
                 found += 1
                 gap = uint32(0)
             else:
@@ -266,32 +295,101 @@ def cut(data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrase
         words += 1
         out[uint64(write)] = uint8(32)
         start = write + 1
-    if start + 4 * found > len(out) - 64:
-        return -1, -1
-    _simplify(characters, found, simple, phrases, out, starts, words, start)
+    starts[uint64(words)] = uint32(start)
+    _simplify(characters, found, turning, turned, simple, phrases)
     return words, found
 
 
-@njit(int64(BYTES, int64, int64, *[POINTS] * 4, types.boolean, uint8[::1], uint32[:, ::1]), cache=True)
+@njit(types.Tuple((int64, int64, types.boolean))(BYTES, int64, int64, *[POINTS] * 4, types.boolean, uint8[::1], uint32[:, ::1]), cache=True)
 def _shingles(data: Any, at: Any, end: Any, table: Any, pool: Any, simple: Any, phrases: Any, normal: Any, out: Any, scratch: Any) -> Any:
-    """Number of shingles of data[at:end], -1 where Python has to normalise it first; shingle n is out[scratch[0, n] : scratch[1, n]]."""
-    first, behind, starts = scratch[0], scratch[1], scratch[2]
-    words, found = cut(data, at, end, table, pool, simple, phrases, out, starts, scratch[3])
-    made = uint64(0)
+    """Cut data[at:end] so that shingles can be hashed: (words, characters, packed), words -1 where Python has to normalise the text first.
+
+    With starts = scratch[0], shingle n of words is out[starts[n] : starts[n + SHINGLE] - 1]. Those of characters: where `packed`, of the successive
+    scratch[1], three bytes of UTF-8 each, the first the lowest; else out[starts[words + n] : starts[words + n + SHINGLE]].
+    """
+    starts, characters = scratch[0], scratch[1]
+    words, found = cut(data, at, end, table, pool, simple, phrases, out, starts, characters, scratch[2])
     if words < SHINGLE and found < SHINGLE:
         if words < 0 or not normal:
-            return -1
+            return -1, 0, True
         for place in range(uint64(end - at)):
             out[place] = data[uint64(at) + place]
-        first[made], behind[made] = uint32(0), uint32(end - at)
-        return 1
-    for n in range(uint64(SHINGLE), uint64(words + 1)):
-        first[made], behind[made] = starts[n - uint64(SHINGLE)], starts[n] - uint32(1)
-        made += uint64(1)
-    for n in range(uint64(words + SHINGLE), uint64(words + found + 1)):
-        first[made], behind[made] = starts[n - uint64(SHINGLE)], starts[n]
-        made += uint64(1)
-    return int64(made)
+        starts[0], starts[SHINGLE] = uint32(0), uint32(end - at + 1)
+        return SHINGLE, 0, True
+    every = uint32(0)
+    for n in range(uint64(found)):
+        every |= characters[n]
+    if every & uint32(POINT) < uint32(0x10000):
+        for n in range(uint64(found)):
+            point = characters[n]
+            bytes_ = (point >> 12 & uint32(15)) | (point << 2 & uint32(0x3F00)) | (point & uint32(63)) << 16
+            characters[n] = bytes_ | uint32(0x8080E0)
+        return words, found, True
+    write = int64(starts[uint64(words)])
+    if write + 4 * found > len(out) - 64:
+        return -1, 0, True
+    for n in range(uint64(found)):
+        write = _put(out, write, uint32(characters[n] & uint32(POINT)))
+        starts[uint64(words) + n + uint64(1)] = uint32(write)
+    return words, found, False
+
+
+@njit(uint32(uint32), cache=True)
+def _mixed(h: Any) -> Any:
+    """MurmurHash3's finalizer: datasketch mixes before it permutes."""
+    h = uint32((h ^ h >> 16) * 0x85EBCA6B)
+    h = uint32((h ^ h >> 13) * 0xC2B2AE35)
+    return uint32(h ^ h >> 16)
+
+
+@njit(void(uint32[::1], uint64, uint32[::1]), cache=True)
+def _packed32(characters: Any, count: Any, hashes: Any) -> None:
+    """xxh32 of each five successive of `characters` (packed: 15 bytes), mixed. Without branches or bytes, so that it is done for many at a time."""
+    for n in range(count):
+        a, b, c = characters[n], characters[n + uint64(1)], characters[n + uint64(2)]
+        d, e = characters[n + uint64(3)], characters[n + uint64(4)]
+        h = uint32(A5 + 15)
+        h = uint32(h + (a | b << 24) * uint32(A3))
+        h = uint32(uint32(h << 17 | h >> 15) * uint32(A4))
+        h = uint32(h + (b >> 8 | c << 16) * uint32(A3))
+        h = uint32(uint32(h << 17 | h >> 15) * uint32(A4))
+        h = uint32(h + (c >> 16 | d << 8) * uint32(A3))
+        h = uint32(uint32(h << 17 | h >> 15) * uint32(A4))
+        h = uint32(h + (e & uint32(255)) * uint32(A5))
+        h = uint32(uint32(h << 11 | h >> 21) * uint32(A1))
+        h = uint32(h + (e >> 8 & uint32(255)) * uint32(A5))
+        h = uint32(uint32(h << 11 | h >> 21) * uint32(A1))
+        h = uint32(h + (e >> 16) * uint32(A5))
+        h = uint32(uint32(h << 11 | h >> 21) * uint32(A1))
+        h = uint32((h ^ h >> 15) * uint32(A2))
+        h = uint32((h ^ h >> 13) * uint32(A3))
+        h = uint32(h ^ h >> 16)
+        h = uint32((h ^ h >> 16) * uint32(0x85EBCA6B))
+        h = uint32((h ^ h >> 13) * uint32(0xC2B2AE35))
+        hashes[n] = uint32(h ^ h >> 16)
+
+
+@njit(void(uint32[::1], uint64, uint64[::1]), cache=True)
+def _packed64(characters: Any, count: Any, hashes: Any) -> None:
+    """The same with xxh64, not mixed."""
+    for n in range(count):
+        a, b, c = uint64(characters[n]), uint64(characters[n + uint64(1)]), uint64(characters[n + uint64(2)])
+        d, e = uint64(characters[n + uint64(3)]), uint64(characters[n + uint64(4)])
+        h = uint64(B5) + uint64(15)
+        lane = (a | b << 24 | c << 48) * uint64(B2)
+        h ^= (lane << 31 | lane >> 33) * uint64(B1)
+        h = (h << 27 | h >> 37) * uint64(B1) + uint64(B4)
+        h ^= (c >> 16 | d << 8) * uint64(B1)
+        h = (h << 23 | h >> 41) * uint64(B2) + uint64(B3)
+        h ^= (e & uint64(255)) * uint64(B5)
+        h = (h << 11 | h >> 53) * uint64(B1)
+        h ^= (e >> 8 & uint64(255)) * uint64(B5)
+        h = (h << 11 | h >> 53) * uint64(B1)
+        h ^= (e >> 16) * uint64(B5)
+        h = (h << 11 | h >> 53) * uint64(B1)
+        h = (h ^ h >> 33) * uint64(B2)
+        h = (h ^ h >> 29) * uint64(B3)
+        hashes[n] = h ^ h >> 32
 
 
 @njit(void(uint32[::1], int64, POINTS, POINTS, uint32[::1]), cache=True)
@@ -316,23 +414,29 @@ def sign(data: Any, offsets: Any, table: Any, pool: Any, simple: Any, phrases: A
         longest = max(longest, offsets[text + 1] - offsets[text])
     out, scratch = (
         np.empty(3 * longest + 256, np.uint8),
-        np.empty((5, 3 * longest + 256), np.uint32),
+        np.empty((4, 3 * longest + 256), np.uint32),
     )  # pages that are not used are never there
-    hashes = scratch[4]
+    starts, characters, hashes = scratch[0], scratch[1], scratch[3]
     left = np.zeros(count, np.bool_)
     for text in range(count):
-        made = _shingles(data, offsets[text], offsets[text + 1], table, pool, simple, phrases, normal, out, scratch)
-        if made < 0:
+        words, found, packed = _shingles(data, offsets[text], offsets[text + 1], table, pool, simple, phrases, normal, out, scratch)
+        if words < 0:
             left[text] = True
             continue
-        for n in range(uint64(made)):
-            h = xxh32(out, uint64(scratch[0, n]), uint64(scratch[1, n]))
-            h = uint32((h ^ h >> 16) * 0x85EBCA6B)  # datasketch mixes before it permutes: MurmurHash3's finalizer
-            h = uint32((h ^ h >> 13) * 0xC2B2AE35)
-            hashes[n] = h ^ h >> 16
-        for n in range(uint64(made), uint64(made + 3)):
+        made = uint64(0)
+        for n in range(uint64(SHINGLE), uint64(words + 1)):
+            hashes[made] = _mixed(xxh32(out, uint64(starts[n - uint64(SHINGLE)]), uint64(starts[n] - uint32(1))))
+            made += uint64(1)
+        if packed and found >= SHINGLE:
+            _packed32(characters, uint64(found - SHINGLE + 1), hashes[made:])
+            made += uint64(found - SHINGLE + 1)
+        else:
+            for n in range(uint64(words + SHINGLE), uint64(words + found + 1)):
+                hashes[made] = _mixed(xxh32(out, uint64(starts[n - uint64(SHINGLE)]), uint64(starts[n])))
+                made += uint64(1)
+        for n in range(made, made + uint64(3)):
             hashes[n] = hashes[0]
-        _permute(hashes, made, a, b, signatures[text])
+        _permute(hashes, int64(made), a, b, signatures[text])
     return left
 
 
@@ -343,7 +447,8 @@ def digest(data: Any, offsets: Any, table: Any, pool: Any, simple: Any, phrases:
     longest = 0
     for text in range(count):
         longest = max(longest, offsets[text + 1] - offsets[text])
-    out, scratch = np.empty(3 * longest + 256, np.uint8), np.empty((4, 3 * longest + 256), np.uint32)
+    out, scratch = np.empty(3 * longest + 256, np.uint8), np.empty((3, 3 * longest + 256), np.uint32)
+    starts, characters = scratch[0], scratch[1]
     left, begins, hashes = (
         np.zeros(count, np.bool_),
         np.zeros(count + 1, np.int64),
@@ -351,13 +456,35 @@ def digest(data: Any, offsets: Any, table: Any, pool: Any, simple: Any, phrases:
     )
     total = uint64(0)
     for text in range(count):
-        made = _shingles(data, offsets[text], offsets[text + 1], table, pool, simple, phrases, normal, out, scratch)
-        left[text] = made < 0
-        for n in range(uint64(max(made, 0))):
-            hashes[total] = xxh64(out, uint64(scratch[0, n]), uint64(scratch[1, n]))
+        words, found, packed = _shingles(data, offsets[text], offsets[text + 1], table, pool, simple, phrases, normal, out, scratch)
+        left[text] = words < 0
+        for n in range(uint64(SHINGLE), uint64(max(words, 0) + 1)):
+            hashes[total] = xxh64(out, uint64(starts[n - uint64(SHINGLE)]), uint64(starts[n] - uint32(1)))
             total += uint64(1)
+        if packed and found >= SHINGLE:
+            _packed64(characters, uint64(found - SHINGLE + 1), hashes[total:])
+            total += uint64(found - SHINGLE + 1)
+        else:
+            for n in range(uint64(words + SHINGLE), uint64(words + found + 1)):
+                hashes[total] = xxh64(out, uint64(starts[n - uint64(SHINGLE)]), uint64(starts[n]))
+                total += uint64(1)
         begins[text + 1] = int64(total)
     return left, begins, hashes[:total]
+
+
+@njit(void(int64[::1], uint64[::1]), cache=True)
+def squeeze(begins: Any, values: Any) -> None:
+    """Leave of equal neighbours in values[begins[n]:begins[n + 1]] the first, for each n, and move all to the front; `begins` follows."""
+    made = uint64(0)
+    for piece in range(uint64(len(begins) - 1)):
+        start, end = uint64(begins[piece]), uint64(begins[piece + uint64(1)])
+        begins[piece] = int64(made)
+        for at in range(start, end):
+            value = values[at]
+            if at == start or value != values[made - uint64(1)]:
+                values[made] = value
+                made += uint64(1)
+    begins[len(begins) - 1] = int64(made)
 
 
 @njit(uint64(uint64, uint64), cache=True)

@@ -91,13 +91,13 @@ def hashes(texts: pa.Array) -> list[np.ndarray]:
     tables = unicode_tables()
     data, offsets = _buffers(texts)
     left, begins, found = kernels.digest(data, offsets, tables.raw, tables.pool, tables.simple, tables.phrases, False)
-    sets = [_ascending(found[start:end]) for start, end in pairwise(begins.tolist())]
+    sets = _ascending(begins, found)
     late = np.flatnonzero(left)
     if len(late):
         batch = _normalised(data, offsets, late)
         _, begins, found = kernels.digest(*batch, tables.plain, tables.pool, tables.same, tables.phrases, True)
-        for number, (start, end) in zip(late.tolist(), pairwise(begins.tolist()), strict=True):
-            sets[number] = _ascending(found[start:end])
+        for number, made in zip(late.tolist(), _ascending(begins, found), strict=True):
+            sets[number] = made
     return sets
 
 
@@ -119,12 +119,14 @@ def _permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return factors, chosen.randint(0, 1 << 32, count, np.uint32)
 
 
-def _ascending(values: np.ndarray) -> np.ndarray:
-    """The set of them; numpy's unique hashes first, which takes five times as long."""
-    values = np.sort(values)
-    first = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=first[1:])
-    return values[first]
+def _ascending(begins: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    """The set of values[begins[n]:begins[n + 1]] for each n, made in place; numpy's unique hashes first, which takes five times as long."""
+    from tasks.corpus import kernels
+
+    for start, end in pairwise(begins.tolist()):
+        values[start:end].sort()
+    kernels.squeeze(begins, values)
+    return [values[start:end] for start, end in pairwise(begins.tolist())]
 
 
 def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

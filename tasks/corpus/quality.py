@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -27,9 +27,10 @@ from tasks.corpus.language import detect
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.pii import mask
 from tasks.corpus.quality_model import Models
-from tasks.corpus.signals import LineRules, Measured, measure
-from tasks.corpus.textnorm import script
-from tasks.corpus.words import CHINESE, splitter
+from tasks.corpus.textnorm import CHINESE, script
+
+if TYPE_CHECKING:
+    from tasks.corpus.signals import Measured
 
 STAGE = Stage("filter", 3)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -111,6 +112,8 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def prepare(config: FilterConfig) -> None:
     """Load what every rank needs: the language model, and the splitters of the languages that may stay."""
+    from tasks.corpus.words import splitter
+
     detect("")
     for language in config.languages:
         splitter(language)
@@ -144,6 +147,8 @@ def filter_rank(config: FilterConfig, item: Mapping[str, Any], out: PartWriter) 
 def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = None, models: Models | None = None) -> tuple[str, str]:
     """Reason and value of a rejection, ('', '') for a document that stays. Fills language, language_score, script, words, signals; C4 may drop lines of
     the text."""
+    from tasks.corpus.words import splitter
+
     listed = lists.find(row["url"]) if lists else ("", "")
     if listed[0]:
         return listed
@@ -169,8 +174,11 @@ def judge(config: FilterConfig, row: dict[str, Any], lists: Blocklist | None = N
     return "", ""
 
 
-def signals_of(text: str, language: str, repetition: bool, gopher: bool, c4: bool, fineweb: bool) -> Measured:
+def signals_of(text: str, language: str, repetition: bool, gopher: bool, c4: bool, fineweb: bool) -> "Measured":
     """What the families of rules that are asked for measure, by the language's words, stop words and rules about lines."""
+    from tasks.corpus.signals import LineRules, measure
+    from tasks.corpus.words import splitter
+
     chinese = language in CHINESE
     stop_words = CHINESE_STOP_WORDS if chinese else STOP_WORDS
     lines = LineRules(0, 0) if chinese else LineRules(max_word_length=1000, min_words=3)

@@ -31,7 +31,6 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from numba.core import entrypoints
 
 from model.config import from_dict
 from model.errors import ConfigError, FatalError, IngotError, RankError
@@ -50,8 +49,6 @@ FAILED = 3
 def launch(control: int) -> None:
     """Serve requests ({"scratch", "rank", "variables"}, with the slot's socket) until the other side is gone, or no slot ran for IDLE seconds."""
     sys.meta_path.insert(0, NoPandas())
-    # numba would load the extensions of all packages that are installed; that of awkward, which gigatoken brings, takes 0.9 s
-    entrypoints._already_initialized = True
     asked = socket.socket(fileno=control)
     slots: dict[int, tuple[int, socket.socket]] = {}
     while True:

@@ -8,7 +8,9 @@ Caches lie beside this file (cache=True), and every kernel has its signature, so
 """
 
 import numpy as np
-from numba import float64, int32, int64, njit, types, uint8, uint16, uint32, uint64
+from numba import float64, int32, int64, types, uint8, uint16, uint32, uint64
+
+from tasks.corpus.compiled import njit
 
 SPACE, BREAK, ALPHA, LOWER, UPPER, QUOTE, EDGE, FRONT = 1, 2, 4, 8, 16, 32, 64, 128
 ICON, BEFORE_DOT, MARK, LETTER, LINE_END, SENTENCE_END, PUNCTUATION, DIGIT = 256, 512, 1024, 2048, 4096, 8192, 16384, 32768

@@ -9,6 +9,8 @@ import re
 import unicodedata
 from functools import cache
 
+CHINESE = ("zh", "yue", "wuu", "lzh")
+"""Languages written in Chinese characters alone."""
 CJK = re.compile("[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
 """Runs of Han ideographs (is_cjk), their iteration marks and 〇, hiragana and katakana: what is cut by characters."""
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from tasks.corpus import rule_kernels as kernels
+from tasks.corpus.textnorm import CHINESE
 
-CHINESE = ("zh", "yue", "wuu", "lzh")
 REMEMBERED = 200_000
 """Answers of spaCy that are kept before all are forgotten. They change speed, never words."""
 

@@ -1,6 +1,6 @@
 """Signatures/s and documents/s of our dedup against its peers on the same real text, one core, with the recall that each buys.
 
-    python tests/benchmarks/dedup_speed.py [--documents 2000] [--rounds 5] [--stage 20000] [--quick] [--record]
+    python tests/benchmarks/dedup_speed.py [--documents 2000] [--rounds 5] [--stage 20000 200000] [--quick] [--record]
 
 1. Text to signature: documents of 5,000 bytes made of sentences of English novels (and of Chinese laws), 128 permutations (datatrove: its
    own 14 × 8). Each round runs ours and the peers one after another; figures are medians over rounds of the ratio of CPU seconds. Ours: Arrow
@@ -8,9 +8,9 @@
    xxh32 or their own hash. gaoya: its own analyser, insertion included, which it has no call without. datatrove: its signature step's methods.
 2. Recall: pairs whose true similarity of shingles is .80 to .85, found by each with its own choice of bands for .8; rensa also with the bands and
    the threshold at which it finds what ours finds. A peer's shingles keep punctuation as ours do, but for datatrove's.
-3. Parquet to parquet: our stage with its processes and checks (with --passes also as a large input takes it, in processes for each pass), rensa with
-   the glue one writes for it (read, shingle, look up, write) in both settings, datatrove's four steps on a part of the documents; a fifth of the
-   documents are near copies of others.
+3. Parquet to parquet, an input that the stage holds in memory and one ten times as large, which its workers read pass by pass (--passes: the first in
+   this way too): our stage with its checks, its processes' start and end included; rensa with the glue one writes for it (read, shingle, look up,
+   write) in both settings; datatrove's four steps on a part of the documents; a fifth of the documents are near copies of others.
 4. Limits: the permutations alone, and cutting with hashing alone; reading and writing the same parquet without looking at it.
 
 A peer that is not installed (the extra `bench`) is left out, with a word. Without ../shared/data the text is made of random words.
@@ -53,13 +53,13 @@ GOAL = 30_000
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--documents", type=int, default=2_000, help="documents signed in a round")
-    parser.add_argument("--stage", type=int, default=20_000, help="documents of the run from parquet to parquet")
+    parser.add_argument("--stage", type=int, nargs="+", default=[20_000, 200_000], help="documents of the runs from parquet to parquet")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only-stage", action="store_true", help="leave signing and recall out")
     parser.add_argument("--passes", action="store_true", help="also time our stage without holding its input in memory")
     given = parser.parse_args()
     if given.quick:
-        given.documents, given.stage, given.rounds = 40, 60, 1
+        given.documents, given.stage, given.rounds = 40, [60], 1
     os.environ |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     pa.set_cpu_count(1)
@@ -68,7 +68,8 @@ def main() -> None:
         found += signing(given, "English", documents(english, given.documents, " "), peers())
         found += signing(given, "Chinese", documents(sentences("chinese"), given.documents, ""), {})
         found += recall(documents(english, 30 if given.quick else 1_000, " "), peers())
-    found += stages(given, documents(english, given.stage, " "))
+    for count in given.stage:
+        found += stages(given, documents(english, count, " "))
     conclude(given, found)
 
 
@@ -293,6 +294,9 @@ def stages(given: argparse.Namespace, texts: list[str]) -> list[Figure]:
         store = Store(Path(folder) / "store")
         rows = [document(text, place) for place, text in enumerate(texts)]
         source = output_of(store, "filter", [rows[at : at + 10_000] for at in range(0, len(rows), 10_000)])
+        some = min(400, len(texts))
+        few, count = pa.Table.from_pylist(rows[:some], SCHEMA), len(texts)
+        del texts, rows
         paths = [store.path(source, part) for part in source.parts()]
         kept: dict[str, int] = {}
 
@@ -327,25 +331,30 @@ def stages(given: argparse.Namespace, texts: list[str]) -> list[Figure]:
         if importlib.util.find_spec("rensa"):
             works["rensa with its glue"] = lambda: with_rensa("rensa", RENSA)
             works["rensa tuned to our recall"] = lambda: with_rensa("rensa tuned", TUNED)
-        some = min(400, len(texts))
-        works["datatrove's four steps"] = lambda: datatrove_stages(Path(folder), pa.Table.from_pylist(rows[:some], SCHEMA), kept)
-        amount = {name: some if "datatrove" in name else len(texts) for name in works}
+        works["datatrove's four steps"] = lambda: datatrove_stages(Path(folder), few, kept)
+        amount = {name: some if "datatrove" in name else count for name in works}
         seconds: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(min(3, given.rounds)):
+        for _ in range(min(3, given.rounds) if count <= 50_000 else 1):
             for name, work in works.items():
                 seconds[name].append(cpu(work) / amount[name])
     shown = {name: ratio(seconds["ours"], some) for name, some in seconds.items() if name != "ours"}
-    print(f"\nparquet to parquet, {len(texts):,} documents (datatrove: {some}), kept: {kept}")
+    print(f"\nparquet to parquet, {count:,} documents (datatrove: {some}), kept: {kept}")
     table(
         ("way", "documents/s", "CPU seconds, it : ours"),
         [(name, f"{1 / statistics.median(each):,.0f}", shown.get(name, "")) for name, each in seconds.items()],
     )
     goals = {"rensa with its glue": 4.0, "rensa tuned to our recall": 4.0, "datatrove's four steps": 100.0}
     medians = {name: statistics.median(t / o for o, t in zip(seconds["ours"], each, strict=True)) for name, each in seconds.items()}
-    found = [Figure("dedup parquet to parquet, documents/s", f"{1 / statistics.median(seconds['ours']):,.0f}")]
+    found = [Figure(f"dedup parquet to parquet, {count:,} documents: documents/s", f"{1 / statistics.median(seconds['ours']):,.0f}")]
     for name, value in shown.items():
         goal = goals.get(name)
-        found.append(Figure(f"dedup parquet to parquet, ours : {name}", value, *((f"≥ {goal:g}", medians[name] >= goal) if goal else ())))
+        found.append(
+            Figure(
+                f"dedup parquet to parquet, {count:,} documents: ours : {name}",
+                value,
+                *((f"≥ {goal:g}", medians[name] >= goal) if goal else ()),
+            )
+        )
     return found
 
 

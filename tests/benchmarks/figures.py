@@ -69,12 +69,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in cells).rstrip())
 
 
-def record(path: Path, figures: Sequence[Figure], command: str) -> None:
-    """Append one row a figure to a results file."""
-    facts = (datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), commit(), machine())
+def record(path: Path, figures: Sequence[Figure], command: str, facts: tuple[str, str, str] | None = None) -> None:
+    """Append one row a figure to a results file; `facts` (date, commit, machine) where they were measured elsewhere."""
+    facts = facts or (now(), commit(), machine())
     with open(path, "a", encoding="utf-8") as file:
         for figure in figures:
             file.write("| " + " | ".join(cell.replace("|", "/") for cell in (*facts, f"`{command}`", *figure.cells)) + " |\n")
+
+
+def now() -> str:
+    """The time as rows have it, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def commit() -> str:

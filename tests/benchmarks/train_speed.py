@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +46,14 @@ GOAL = 0.97
 
 @dataclass(frozen=True)
 class Timing:
-    """One loop in one process: the median step in seconds after warm-up, the loss of each, and what the device could do at most."""
+    """One loop in one process: the median step in seconds after warm-up, the loss of each, what the device could do at most, and the most
+    bytes that tensors took of a GPU.
+    """
 
     step: float
     losses: list[float]
     peak: float | None = None
+    gpu_bytes: int = 0
 
 
 def main() -> None:
@@ -101,15 +105,29 @@ def prepare(folder: Path, shape: ModelConfig, steps: int, length: int, batch: in
     with ShardWriter(folder / "train-00000", np.uint16) as writer:
         for size in rng.integers(50, 1500, 2 + steps * batch * length // 700):
             writer.add(np.append(rng.integers(4, VOCAB, size), 0))
+    return run_over((folder / "train-00000",), folder, shape, VOCAB, steps, length, batch, device)
+
+
+def run_over(
+    shards: Sequence[Path],
+    folder: Path,
+    shape: ModelConfig,
+    vocab: int,
+    steps: int,
+    length: int,
+    batch: int,
+    device: Literal["cpu", "cuda"],
+) -> Run:
+    """A run in `folder` over these shards: fp32, one rank, no accumulation, nothing evaluated and nothing saved before its end."""
     (folder / "tokenizer").mkdir()
     train = TrainConfig(
         steps=steps, batch=batch, length=length, lr=1e-3, min_lr=0.1, warmup=2, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
         eps=1e-8, clip=1.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=steps, keep=1, ranks=1, micro_batch=batch, zero=1,
-        device=device, timeout=600.0,
+        compile=False, checkpointing=False, device=device, timeout=600.0,
     )  # fmt: skip
     return Run(
-        objective="pretrain", fingerprint="f" * 64, data_fingerprint="d" * 64, model=shape, train=train, vocab=VOCAB,
-        shards=(str(folder / "train-00000"),), valid=(), tokenizer=str(folder / "tokenizer"), start=None, out=str(folder),
+        objective="pretrain", fingerprint="f" * 64, data_fingerprint="d" * 64, model=shape, train=train, vocab=vocab,
+        shards=tuple(str(prefix) for prefix in shards), valid=(), tokenizer=str(folder / "tokenizer"), start=None, out=str(folder),
     )  # fmt: skip
 
 
@@ -183,6 +201,9 @@ def plain(run: Run, peer: str) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
+    def cross_entropy(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=NO_LOSS)
+
     from model import zero
     from model.peak import peak_flops
     from model.transformer import Transformer
@@ -198,6 +219,10 @@ def plain(run: Run, peer: str) -> dict[str, Any]:
     model = Transformer(run.model, run.vocab)
     model.init_weights(settings.seed)
     model.to(device)
+    if settings.compile:
+        cross_entropy = torch.compile(cross_entropy, dynamic=False)
+        for block in model.blocks:
+            block.compile(dynamic=False)
     weights = list(model.parameters())
     masters = [p.detach().float().clone() for p in weights]
     if peer == "master":
@@ -217,7 +242,7 @@ def plain(run: Run, peer: str) -> dict[str, Any]:
         tokens, targets, documents, positions = (torch.from_numpy(a).to(device) for a in arrays)
         with torch.autocast(device.type, torch.bfloat16, enabled=peer == "autocast"):
             logits = model(tokens, positions, documents)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=NO_LOSS)
+        loss = cross_entropy(logits, targets)
         loss.backward()
         if peer == "master":
             for master, weight in zip(masters, weights, strict=True):
@@ -231,7 +256,8 @@ def plain(run: Run, peer: str) -> dict[str, Any]:
                 torch._foreach_copy_([*weights], masters)
         losses.append(loss.item())
         seconds.append(time.perf_counter() - begun)
-    return {"step": middle(seconds), "losses": losses, "peak": peak}
+    taken = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return {"step": middle(seconds), "losses": losses, "peak": peak, "gpu_bytes": taken}
 
 
 if __name__ == "__main__":

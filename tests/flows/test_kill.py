@@ -1,11 +1,12 @@
 """kill -9 of the whole command, between stages and in the middle of each: run again, and what comes out is what an undisturbed run made.
 
-Each test takes a copy of the finished store that lacks one stage, so only that stage is made again; the stages behind it are found, because what they
-were made of comes out the same. Two moments are in the quick set, all others in the full one.
+Each test takes a copy of the finished store that lacks some stages, so only those are made again; the stages behind them are found, because what they
+were made of comes out the same. It is killed at one moment after another, each time resuming what the last kill left, and then runs to its end.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,49 +53,63 @@ def ranks(store: Path) -> bool:
     return any("model.train" in words and "torch.distributed.run" not in words for words in of_store(store))
 
 
-MIDST: dict[str, tuple[str, Moment]] = {
-    "ingest, one source": ("ingest", there("ingest", "manifest.json")),
-    "ingest, a file of several": ("ingest", there("ingest", "crawl-data/**/*.warc.gz", 2)),
-    "extract, at its start": ("extract", there("extract", "_work/job.json")),
-    "extract, one part": ("extract", there("extract", "documents-*.parquet")),
-    "extract, half of its parts": ("extract", there("extract", "documents-*.parquet", 5)),
-    "filter, half of its parts": ("filter", there("filter", "documents-*.parquet", 5)),
-    "dedup, signatures": ("dedup", there("dedup", "_work/signatures/signatures-*.parquet", 3)),
-    "dedup, sets of shingles": ("dedup", there("dedup", "_work/sets/shingles-*.bin", 3)),
-    "dedup, half of its parts": ("dedup", there("dedup", "documents-*.parquet", 5)),
-    "decontaminate, half of its parts": ("decontaminate", there("decontaminate", "documents-*.parquet", 5)),
-    "index, some of its parts": ("index", there("index", "_work/signatures/signatures-*.parquet", 3)),
-    "tokenizer": ("tokenizer", there("tokenizer", "*")),
-    "encode": ("encode", there("encode", "_work/spool")),
-    "encode, one shard": ("encode", there("encode", "*.bin*")),
-    "pretrain, at its start": ("pretrain", there("pretrain", "train.log")),
-    "pretrain, a rank just started": ("pretrain", ranks),
-    "pretrain, step 5": ("pretrain", step("pretrain", 5)),
-    "pretrain, a checkpoint": ("pretrain", torn("pretrain", 6)),
-    "pretrain, the last checkpoint": ("pretrain", torn("pretrain", 8)),
-    "pretrain, the weights": ("pretrain", there("pretrain", "model*")),
-    "finetune, step 4": ("finetune", step("finetune", 4)),
-    "finetune, a checkpoint": ("finetune", torn("finetune", 3)),
-    "evaluate": ("evaluate", there("evaluate", "")),
-    "evaluate, scores": ("evaluate", there("evaluate", "metrics.json")),
-    "register": ("register", there("register", "")),
+MIDST: dict[str, dict[str, Moment]] = {
+    "ingest": {"one source": there("ingest", "manifest.json"), "a file of several": there("ingest", "crawl-data/**/*.warc.gz", 2)},
+    "extract": {
+        "its start": there("extract", "_work/job.json"),
+        "one part": there("extract", "documents-*.parquet"),
+        "half of its parts": there("extract", "documents-*.parquet", 5),
+    },
+    "filter": {"half of its parts": there("filter", "documents-*.parquet", 5)},
+    "dedup": {
+        "signatures": there("dedup", "_work/signatures/signatures-*.parquet", 3),
+        "sets of shingles": there("dedup", "_work/sets/shingles-*.bin", 3),
+        "half of its parts": there("dedup", "documents-*.parquet", 5),
+    },
+    "decontaminate": {"half of its parts": there("decontaminate", "documents-*.parquet", 5)},
+    "index": {"some of its parts": there("index", "_work/signatures/signatures-*.parquet", 3)},
+    "tokenizer": {"its start": there("tokenizer", "*")},
+    "encode": {"its start": there("encode", "_work/spool"), "one shard": there("encode", "*.bin*")},
+    "pretrain": {
+        "its start": there("pretrain", "train.log"),
+        "a rank just started": ranks,
+        "step 5": step("pretrain", 5),
+        "a checkpoint": torn("pretrain", 6),
+        "the last checkpoint": torn("pretrain", 8),
+        "the weights": there("pretrain", "model*"),
+    },
+    "finetune": {"a checkpoint": torn("finetune", 3), "step 4": step("finetune", 4)},
+    "evaluate": {"its start": there("evaluate", ""), "scores": there("evaluate", "metrics.json")},
+    "register": {"its start": there("register", "")},
 }
-QUICK = ("dedup, half of its parts",)
+"""Moments in the order in which they come."""
 
 
-def points() -> list[object]:
-    """All moments, those of the quick set unmarked."""
-    cases = MIDST | {f"right after {stage}": (stage, settled(stage)) for stage in STAGES}
-    return [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.full) for name, case in cases.items()]
-
-
-@pytest.mark.parametrize(("stage", "moment"), points())
-def test_a_killed_run_resumes_to_the_same_bytes(stage, moment, tiny_run, tmp_path):
-    store = without(tiny_run.store, tmp_path / "store", stage)
-    killed("run", "tiny", store=store.base, when=lambda: moment(store.base))
-    before = {address: store.manifest(address) for address in store.addresses()}
+@pytest.mark.parametrize(
+    "stages",
+    [
+        pytest.param(["decontaminate"], id="decontaminate"),
+        *(
+            pytest.param(stages, id=f"{stages[0]} to {stages[-1]}", marks=pytest.mark.full)
+            for stages in (STAGES[:3], STAGES[3:6], STAGES[6:8], STAGES[8:9], STAGES[9:])
+        ),
+    ],
+)
+def test_a_run_killed_again_and_again_resumes_to_the_same_bytes(stages, tiny_run, tmp_path):
+    store, complete = without(tiny_run.store, tmp_path / "store", *stages), {}
+    for stage in stages:
+        for name, moment in (MIDST[stage] | {"its end": settled(stage)}).items():
+            if moment(store.base):
+                continue  # the last kill came late
+            killed("run", "tiny", store=store.base, when=partial(moment, store.base))
+            for address in store.addresses():
+                found = store.manifest(address)
+                if found is not None and found.stage != "register":
+                    about = complete.setdefault(address, found.about)
+                    assert found.about == about, f"killed at {stage}, {name}: {address} was complete and was made again"
     again = ingot("run", "tiny", store=store.base)
     assert again.returncode == 0, again.stdout[-4000:]
+    assert {address: store.need(address).about for address in complete} == complete
     whole = Store(tiny_run.store)
     assert content(store) == content(whole)
     assert weights(store) == weights(whole)
@@ -103,9 +118,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(stage, moment, tiny_run, tmp_pat
     assert len(by_stage(store)["register"]) == 1
     assert versions(store.base) == 1
     assert not [address for address in store.addresses() if store.manifest(address) is None]
-    for address, manifest in before.items():
-        if manifest is not None and manifest.stage != "register":
-            assert store.manifest(address).about == manifest.about, f"{address} was complete and was made again"
 
 
 def weights(store: Store) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.batches import NO_LOSS
-from model.objectives import causal, mean, share
+from model.objectives import causal, in_pieces, mean, share
 
 VOCAB = 11
 
@@ -54,3 +54,30 @@ def test_ranks_and_accumulation_change_neither_loss_nor_gradient(ranks, accumula
 def test_the_mean_is_that_of_exact_sums():
     sums = torch.tensor([1e8, 1.0, -1e8, 1.0], dtype=torch.float32)
     assert mean(sums, 4) == 0.5
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 24, 1000])
+def test_a_loss_taken_piece_by_piece_is_the_whole_one_in_value_and_gradient(tokens):
+    inputs, targets = rows()
+    found = []
+    for pieces in (False, True):
+        output = torch.nn.Linear(6, VOCAB, bias=False)
+        torch.nn.init.normal_(output.weight, generator=torch.Generator().manual_seed(1))
+        states = inputs.clone().requires_grad_()
+        sums = in_pieces(causal, states, output, targets, tokens) if pieces else causal(output(states), targets)
+        (sums * torch.arange(8)).sum().backward()
+        found.append((sums.detach(), states.grad, output.weight.grad))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
+
+
+def test_a_loss_taken_piece_by_piece_holds_no_logits_of_another_piece():
+    inputs, targets = rows()
+    seen = []
+
+    def objective(logits: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(logits.shape))
+        return causal(logits, here)
+
+    in_pieces(objective, inputs.requires_grad_(), torch.nn.Linear(6, VOCAB), targets, 16).sum().backward()
+    forward = [(8, 2, VOCAB), (8, 2, VOCAB), (8, 1, VOCAB)]
+    assert seen == forward + forward[::-1]  # the second time for backward

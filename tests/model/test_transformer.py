@@ -173,6 +173,56 @@ def test_documents_in_one_row_compute_what_each_computes_alone(name: str) -> Non
         begin += size
 
 
+def documents_of(length: int) -> torch.Tensor:
+    """Two rows of documents that begin at other places than blocks of a mask do; the first ends in padding."""
+    documents = torch.stack((torch.arange(length) // 37, torch.arange(length) // 171))
+    documents[0, -40:] = PADDING
+    return documents
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+@pytest.mark.parametrize("length", [300, 256])
+@torch.no_grad()
+def test_a_mask_by_blocks_gives_the_logits_of_the_dense_one(monkeypatch, kind: str, length: int) -> None:
+    model, ids = build(replace(CONFIGS["qwen3"], kind=kind, context=512)), tokens(2, length)
+    dense = model(ids, documents_BT=documents_of(length))
+    monkeypatch.setattr(transformer, "compiled", lambda function: function)  # uncompiled it runs on a CPU too
+    monkeypatch.setattr(model, "_mask", lambda documents, *rest: transformer.block_mask(documents, kind == "decoder"))
+    torch.testing.assert_close(model(ids, documents_BT=documents_of(length)), dense, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has gradients on a GPU only")
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_mask_by_blocks_gives_the_gradients_of_the_dense_one_on_a_gpu(kind: str) -> None:
+    model, ids = build(replace(qwen3(64, 2, 4, 2, 128, 512), kind=kind)).cuda(), tokens(2, 300).cuda()
+    found = []
+    for model._flexible in (False, True):
+        logits = model(ids, documents_BT=documents_of(300).cuda())
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
+        model.zero_grad()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "learned gelu"])
+def test_checkpointing_changes_neither_logits_nor_gradients(name: str) -> None:
+    model, ids = build(replace(CONFIGS[name], dropout=0.2)), tokens(2, 12)
+    found = []
+    for model.checkpointing in (False, True):
+        torch.manual_seed(3)
+        logits = model(ids)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
+        model.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_head_gets_the_last_states_and_the_output_matrix() -> None:
+    model, ids = build(CONFIGS["qwen3"]), tokens(2, 12)
+    assert torch.equal(model(ids, head=lambda states, output: output(states)[:, -1]), model(ids)[:, -1])
+
+
 @pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.kind == "decoder"])
 @pytest.mark.parametrize("pieces", [[12], [4, 1, 1, 6], [1] * 12])
 def test_a_cache_changes_no_logit(name: str, pieces: list[int]) -> None:

@@ -83,12 +83,11 @@ def test_worker_processes_give_the_same_bytes_as_one_process_and_a_second_run_is
     from tasks.corpus.manifest import Store
 
     rows = planted(seed=2, families=10)
-    by_workers = parts_of(store, run(store, rows))
+    at_once = parts_of(store, run(store, rows))
     assert run(store, rows).skipped
-    monkeypatch.setattr(dedup, "run_ranks", run_inline)
-    monkeypatch.setattr(index, "run_ranks", run_inline)
+    monkeypatch.setattr(dedup, "HELD", 0)
     other = Store(tmp_path / "other")
-    assert by_workers == parts_of(other, run(other, rows))
+    assert at_once == parts_of(other, run(other, rows))
 
 
 @pytest.mark.parametrize("dies_in", [1, 2, 3])
@@ -230,7 +229,6 @@ def copies(source, texts, each, start=0, **more):
 
 @pytest.mark.parametrize("held", [True, False])
 def test_a_source_of_which_too_much_would_go_stops_the_stage_with_examples_and_a_raised_field_lets_it_on(store, monkeypatch, held):
-    """Through worker processes where the input is held: the error comes out of them as it is."""
     if not held:
         monkeypatch.setattr(dedup, "HELD", 0)
         monkeypatch.setattr(dedup, "run_ranks", run_inline)

@@ -62,12 +62,16 @@ def test_a_mistake_in_a_rank_comes_back_as_itself_and_is_not_tried_again(store):
 
 
 def test_no_process_is_left_behind_but_the_launcher(store):
-    run(store, "none", local(2, 60.0))
-    before = {p.pid for p in psutil.Process().children(recursive=True)}
-    run(store, "killed", local(2, 60.0))
-    assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
+    def children() -> set[int]:
+        return {p.pid for p in psutil.Process().children(recursive=True)}
+
     engines.stop()
-    assert not {p.pid for p in psutil.Process().children(recursive=True)} & before
+    others = children()  # servers of other tests
+    run(store, "none", local(2, 60.0))
+    run(store, "killed", local(2, 60.0))
+    assert children() - others == {engines._launcher.process.pid}
+    engines.stop()
+    assert children() <= others
 
 
 def test_a_killed_launcher_costs_a_try_and_not_the_stage(store):
