@@ -304,7 +304,12 @@ class Contrastive:
     """A text's vector: the mean of its states, or the state of its first token."""
 
 
-Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive, Field(discriminator="kind")]
+def _choice(schema: dict[str, Any]) -> None:
+    """Prefect's form offers anyOf as a choice; of oneOf, which pydantic writes, it knows nothing."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
+Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive, Field(discriminator="kind", json_schema_extra=_choice)]
 
 
 @dataclass(frozen=True)
