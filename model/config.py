@@ -246,8 +246,14 @@ class TrainConfig:
     """cosine decay, or warm-up, stable, decay (WSD)."""
     decay: Annotated[int, Field(ge=0)]
     """Steps of the last linear decay under wsd; unused by cosine."""
+    optimizer: Literal["adamw", "muon"]
+    """adamw for all; or muon for the matrices inside blocks and adamw for embeddings, output matrix, norms and biases."""
+    matrix_lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate of the matrices under muon, about .02 as its authors have it; the schedule of `lr` holds. Unused by adamw."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Muon's momentum; unused by adamw."""
     weight_decay: Annotated[float, Field(ge=0)]
-    """Decoupled weight decay of AdamW, on matrices only."""
+    """Decoupled weight decay, on matrices only."""
     beta1: Annotated[float, Field(ge=0, lt=1)]
     """AdamW's first-moment decay."""
     beta2: Annotated[float, Field(ge=0, lt=1)]

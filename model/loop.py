@@ -22,10 +22,10 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from model import checkpoint, families, objectives, zero
+from model import checkpoint, families, objectives, partition, zero
 from model.batches import Batch, Batches, Packed, Source, Stream, shuffled
 from model.config import Run, TrainConfig, to_dict
-from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
+from model.errors import ConfigError, InputError, NonFiniteError
 from model.peak import peak_flops
 from model.shards import Shard
 from model.transformer import Transformer, compiled, flops_per_token
@@ -67,14 +67,16 @@ def train(run: Run) -> None:
 
     saved = {"run": to_dict(run), "world": place.world}
     found, skipped = _latest(out / "checkpoints", run.fingerprint, place)
-    if found:
-        _fits(found, saved)
+    cut = _cut(found.config if found else saved)
+    if found and cut == _cut(saved):
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
+    elif found:
+        partition.restore(engine, found.path)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
     feed = Feed(batches, settings, place, step)
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
-        log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped]})
+        log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped], "written_with": cut})
 
     tokens = settings.batch * settings.length
     peak = peak_flops(place.device, settings.precision)
@@ -112,7 +114,7 @@ def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rat
     """
     settings = run.train
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     torch.manual_seed(_mixed(settings.seed, step, place.rank))  # dropout: no state to save, none carried over
     parts, targets = zero.accumulation(settings, place.world), batches.targets(step)
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
@@ -285,7 +287,10 @@ def _engine(run: Run, place: Place) -> Any:
         for block in model.blocks:
             block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
     config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
-    return deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+    engine = deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+    if settings.optimizer == "muon":
+        partition.base_optimizer(engine).bind(partition.pieces(engine))
+    return engine
 
 
 def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint.Checkpoint | None, list[checkpoint.Skipped]]:
@@ -296,17 +301,9 @@ def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint
     return answer[0]
 
 
-def _fits(found: checkpoint.Checkpoint, saved: Row) -> None:
-    """ZeRO's files are cut by rank and stage: they can be read by the same number of ranks and the same stage only."""
-    then, now = found.config, saved
-    for name, old, new in (
-        ("ranks in all", then["world"], now["world"]),
-        ("train.zero", then["run"]["train"]["zero"], now["run"]["train"]["zero"]),
-    ):
-        if old != new:
-            raise CheckpointError(
-                f"{found.path} was saved with {name} {old}, this run has {new}. Set it back, or remove checkpoints/ to start over."
-            )
+def _cut(saved: Row) -> Row:
+    """What decides how a checkpoint is cut into files. Ranks that read one cut as they would cut it themselves take their own files whole."""
+    return {"ranks": saved["world"], "zero": saved["run"]["train"]["zero"]}
 
 
 def _device(run: Run) -> torch.device:
