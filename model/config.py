@@ -262,6 +262,8 @@ class TrainConfig:
     """AdamW's epsilon."""
     clip: Annotated[float, Field(ge=0)]
     """Largest global gradient norm; 0 turns clipping off."""
+    skip_sigmas: Annotated[float, Field(ge=0)]
+    """A step whose loss is so many deviations above the mean of the last 128 changes nothing and names its documents; 6 is usual, 0 is never."""
     precision: Literal["fp32", "bf16"]
     """Arithmetic of forward and backward; the optimizer keeps fp32 masters."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,9 +29,12 @@ from model.config import Run, TrainConfig, to_dict
 from model.errors import ConfigError, InputError, NonFiniteError
 from model.peak import peak_flops
 from model.shards import Shard
+from model.spikes import Spikes, held
 from model.transformer import Transformer, compiled, flops_per_token
 
 Row = dict[str, Any]
+NAMED = 20
+"""Documents of a batch that are named where something is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def train(run: Run) -> None:
         partition.restore(engine, found.path)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
     feed = Feed(batches, settings, place, step)
+    spikes = Spikes(settings.skip_sigmas, found.config["losses"] if found else ())
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
         log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped], "written_with": cut})
@@ -84,16 +89,19 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm = update(engine, batches, feed, run, step, rate, place)
+        loss, norm, spike = update(engine, batches, feed, run, step, rate, place, spikes)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
         row |= {"seconds": seconds, "batch": digest, "rss_bytes": psutil.Process().memory_info().rss}
         row |= {"gpu_bytes": torch.cuda.max_memory_allocated()} if place.device.type == "cuda" else {}
         row |= {"mfu": flops * tokens / seconds / (peak * place.world)} if peak else {}
+        row |= {"skipped": metrics.get("skipped", 0) + bool(spike)} if settings.skip_sigmas else {}
         metrics |= row
         if log:
             log.write(row)
+            if spike:
+                log.write({"event": "spike", "step": step, "loss": loss} | spike)
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
             loss = evaluate(engine, valid, run, place)
@@ -102,13 +110,16 @@ def train(run: Run) -> None:
             if log:
                 log.write(checked)
         if last or step % settings.save_every == 0:
-            _save(engine, run, step, saved, metrics, log)
+            _save(engine, run, step, saved | {"losses": spikes.losses}, metrics, log)
     _finish(engine, run, metrics, place)
     dist.destroy_process_group()
 
 
-def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
-    """One optimizer step: the loss over all targets of the global batch, nats a token, and the gradient norm before clipping.
+def update(
+    engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place, spikes: Spikes
+) -> tuple[float, float, Row | None]:
+    """One optimizer step: the loss over all targets of the global batch, nats a token, the gradient norm before clipping, and if the loss is a
+    spike, for which weights and optimizer state stay as they are, the bound that it exceeds and its documents, those of the worst rows first.
 
     Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
     """
@@ -132,11 +143,17 @@ def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rat
     if not torch.isfinite(sums_B).all():
         raise _non_finite("the loss", step, batches, torch.nonzero(~torch.isfinite(sums_B)).flatten().tolist())
     norm = None if settings.zero else _norm(engine.module)
-    engine.step()
+    loss = objectives.mean(sums_B, targets)
+    bound = spikes.seen(loss)  # all ranks judge the same number alike
+    with nullcontext() if bound is None else held(partition.base_optimizer(engine)):
+        engine.step()
     norm = engine.get_global_grad_norm() if norm is None else norm
     if norm is None or not math.isfinite(norm) or not engine.was_step_applied():
         raise _non_finite(f"the gradient norm ({norm})", step, batches, range(settings.batch))
-    return objectives.mean(sums_B, targets), float(norm)
+    if bound is None:
+        return loss, float(norm), None
+    named = batches.documents(step, sums_B.argsort(descending=True).tolist())
+    return loss, float(norm), {"bound": bound, "documents": named[:NAMED], "more": max(0, len(named) - NAMED)}
 
 
 def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
@@ -355,7 +372,7 @@ def _mixed(*numbers: int) -> int:
 
 def _non_finite(what: str, step: int, batches: Batches, rows: Any) -> NonFiniteError:
     names = [f"{shard} {number}" for shard, number in batches.documents(step, list(rows))]
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
     return NonFiniteError(
         f"{what} of step {step + 1} is not finite. Documents (shard, number): {shown}. Look at them, lower lr, lengthen warmup or set clip."
     )

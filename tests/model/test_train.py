@@ -35,7 +35,7 @@ VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
 TRAIN = TrainConfig(
     steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, ranks=1, micro_batch=4, zero=1,
+    eps=1e-8, clip=1.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, ranks=1, micro_batch=4, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=120.0,
 )  # fmt: skip
 SHORT = replace(TRAIN, steps=6, save_every=3, valid_every=3)
@@ -109,8 +109,10 @@ def command(process: psutil.Process) -> str:
         return ""
 
 
-def plain(data: Path, train: TrainConfig, source=None, model: Transformer | None = None) -> tuple[list[float], list[float], Transformer]:
-    """Losses, gradient norms and the trained model of the same run, in plain PyTorch: whole batches, no DeepSpeed."""
+def plain(
+    data: Path, train: TrainConfig, source=None, model: Transformer | None = None, skipped: int = -1
+) -> tuple[list[float], list[float], Transformer]:
+    """Losses, gradient norms and the trained model of the same run, in plain PyTorch: whole batches, no DeepSpeed. One step may be skipped."""
     if model is None:
         model = Transformer(MODEL, VOCAB)
         model.init_weights(train.seed)
@@ -131,7 +133,8 @@ def plain(data: Path, train: TrainConfig, source=None, model: Transformer | None
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)))
         for group in optimizer.param_groups:
             group["lr"] = zero.learning_rate(train, step) * group["share"]
-        optimizer.step()
+        if step != skipped:
+            optimizer.step()
         found.append(loss.item())
     return found, norms, model
 
@@ -536,6 +539,40 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_documents(data, tmp_pa
     batches = Batches(Stream([Shard(data / "train-00000"), Shard(data / "train-00001")], 32), "d" * 64, 8, 1)
     step = next(s for s in range(60) if (batches.rows(s, 0, 8).tokens == ODD).any())
     assert f"step {step + 1} is" in str(error.value) and "train-00000" not in str(error.value)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage, ranks", [(0, 1), (1, 2), (3, 2)])
+def test_a_spike_changes_nothing_names_its_documents_and_is_judged_alike_after_a_resumption(data, whole, tmp_path, stage, ranks):
+    train = replace(TRAIN, lr=1e-4, schedule="wsd", warmup=0, skip_sigmas=6.0, zero=stage, ranks=ranks, save_every=70, valid_every=0)
+    rng = np.random.default_rng(1)
+    texts = [np.append(np.cumsum(rng.integers(0, 3, size)) % 90 + 4, 0) for size in rng.integers(40, 90, 400)]  # more than 80 steps read
+    bad = -1
+    for planted in (False, True):  # the order of samples depends on their number only
+        with ShardWriter(tmp_path / "train", np.uint16) as writer:
+            for number, ids in enumerate(texts):
+                writer.add(rng.permutation(np.arange(100, 100 + len(ids))) if planted and number == bad else ids)
+        source = Stream([Shard(tmp_path / "train")], 32)
+        batches = Batches(source, "d" * 64, 8, 1)
+        bad = batches.documents(74, [5])[0][1]
+    step = next(s for s in range(64, 80) if ("train", bad) in batches.documents(s, range(8)))
+    more = {"start": str(whole / "model"), "shards": (str(tmp_path / "train"),), "valid": ()}
+    path = a_run(data, tmp_path / "out", train, **more)
+    rows = go(path)
+    spikes = [row for row in rows if row.get("event") == "spike"]
+    assert spikes[0]["step"] == step + 1 and spikes[0]["documents"][0][0] == "train" and spikes[0]["loss"] > spikes[0]["bound"]
+    assert bad in [number for _, number in spikes[0]["documents"][:3]]
+    assert [row["skipped"] for row in rows if "loss" in row and "event" not in row][-1] == len(spikes)
+    expected, _, trained = plain(data, train, source, families.load(whole / "model"), skipped=step)
+    assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
+    if len(spikes) == 1:
+        found = families.load(tmp_path / "out/model").state_dict()
+        assert all(torch.allclose(found[name], tensor, atol=1e-6) for name, tensor in trained.state_dict().items())
+    if stage == 0:
+        resumed = again(tmp_path / "out", tmp_path / "resumed", 80)
+        a_run(data, resumed.parent, train, **more)
+        assert go(resumed)[0]["step"] == 70
+        assert steps(resumed.parent) == steps(tmp_path / "out")
 
 
 @pytest.mark.full
