@@ -347,6 +347,8 @@ class TrainConfig:
     """AdamW's epsilon."""
     clip: Annotated[float, Field(ge=0)]
     """Largest global gradient norm; 0 turns clipping off."""
+    z_loss: Annotated[float, Field(ge=0)]
+    """Weight of log² Z beside the cross entropy, which keeps logits from drifting; 1e-4 is usual, 0 is none."""
     skip_sigmas: Annotated[float, Field(ge=0)]
     """A step whose loss is so many deviations above the mean of the last 128 changes nothing and names its documents; 6 is usual, 0 is never."""
     precision: Literal["fp32", "bf16"]

@@ -22,7 +22,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from model import checkpoint, families, objectives, partition, zero
+from model import checkpoint, families, objectives, partition, room, zero
 from model.batches import Batch, Batches, held_out
 from model.config import Run, TrainConfig, to_dict
 from model.errors import ConfigError, InputError, NonFiniteError
@@ -68,7 +68,8 @@ def train(run: Run) -> None:
         rows = settings.valid_batches * settings.batch
         valid = held_out(objective.source(run.valid), rows, run.data_fingerprint, objective.noise)
     place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
-    engine = _engine(run, place)
+    with room.told(run, place.world, place.device):
+        engine = _engine(run, place)
 
     saved = {"run": to_dict(run), "world": place.world}
     found, skipped = _latest(out / "checkpoints", run.fingerprint, place)
@@ -90,7 +91,8 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm, spike = update(engine, objective, batches, feed, run, step, rate, place, spikes)
+        with room.told(run, place.world, place.device):
+            loss, norm, spike = update(engine, objective, batches, feed, run, step, rate, place, spikes)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
@@ -105,7 +107,8 @@ def train(run: Run) -> None:
                 log.write({"event": "spike", "step": step, "loss": loss} | spike)
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
-            checked = {"step": step} | evaluate(engine, objective, valid, run, place)
+            with room.told(run, place.world, place.device):
+                checked = {"step": step} | evaluate(engine, objective, valid, run, place)
             metrics |= checked
             if log:
                 log.write(checked)
