@@ -363,6 +363,8 @@ class TrainConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep: Annotated[int, Field(ge=1)] = resource()
     """Complete checkpoints kept; older ones are removed after a newer one is complete."""
+    overlap_saving: bool = resource()
+    """Write a checkpoint while training goes on; takes main memory for a copy of it."""
     ranks: Annotated[int, Field(ge=1)] = resource()
     """Data-parallel processes on one node."""
     micro_batch: Annotated[int, Field(ge=1)] = resource()

@@ -28,6 +28,7 @@ from model.config import Run, TrainConfig, to_dict
 from model.errors import ConfigError, InputError, NonFiniteError
 from model.objectives import Objective, Rows
 from model.peak import peak_flops
+from model.saving import Writer
 from model.spikes import Spikes, held
 from model.transformer import Transformer, flops_per_token
 
@@ -80,6 +81,7 @@ def train(run: Run) -> None:
         partition.restore(engine, found.path)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
     feed = Feed(batches, settings, place, step)
+    writer = Writer(engine)
     spikes = Spikes(settings.skip_sigmas, found.config["losses"] if found else ())
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
@@ -113,7 +115,8 @@ def train(run: Run) -> None:
             if log:
                 log.write(checked)
         if last or step % settings.save_every == 0:
-            _save(engine, run, step, saved | {"losses": spikes.losses}, metrics, log)
+            _save(engine, writer, run, step, saved | {"losses": spikes.losses}, metrics, log, place)
+    writer.wait()
     _finish(engine, run, metrics, place)
     dist.destroy_process_group()
 
@@ -231,17 +234,29 @@ class Metrics:
         os.fsync(self._file.fileno())
 
 
-def _save(engine: Any, run: Run, step: int, saved: Row, metrics: Row, log: Metrics | None) -> None:
-    directory = Path(run.out) / "checkpoints"
+def _save(engine: Any, writer: Writer, run: Run, step: int, saved: Row, metrics: Row, log: Metrics | None, place: Place) -> None:
+    """Begin a checkpoint, which is complete some time after this returns: one rank vouches for it when all have written."""
+    directory, metrics = Path(run.out) / "checkpoints", dict(metrics)
+    path = directory / checkpoint.step_name(step)
+    begun = time.perf_counter()
+    writer.wait()
     if log:
         checkpoint.clear(directory, step)
     dist.barrier()
-    engine.save_checkpoint(str(directory), tag=checkpoint.step_name(step), save_latest=False)
-    dist.barrier()
+    engine.save_checkpoint(str(directory), tag=path.name, save_latest=False)
+
+    def done(files: list[Path]) -> None:
+        checkpoint.deliver(path, place.rank, files)
+        if log:
+            log.sync()
+            checkpoint.complete(directory, step, run.fingerprint, saved, metrics, checkpoint.collect(path, place.world))
+            checkpoint.prune(directory, run.train.keep)
+
+    writer.start(done)
+    if not run.train.overlap_saving:
+        writer.wait()
     if log:
-        log.sync()
-        checkpoint.complete(directory, step, run.fingerprint, saved, metrics)
-        checkpoint.prune(directory, run.train.keep)
+        log.write({"event": "saved", "step": step, "stalled": time.perf_counter() - begun})
 
 
 def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
