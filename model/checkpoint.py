@@ -3,7 +3,8 @@
     step-00001000/    DeepSpeed's files, and complete.json (step, fingerprint, config, metrics, size and sha256 of each file), written last
 
 DeepSpeed writes in place, so a process killed while saving leaves a torn directory, and a name used again destroys what was there. Hence:
-`clear` before all ranks save, a barrier, `complete` on one rank; `latest` trusts nothing that complete.json does not vouch for.
+`clear` before all ranks save, a barrier; `deliver` on each rank when its files are written, `collect` and `complete` on one; `latest` trusts
+nothing that complete.json does not vouch for.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from model.errors import CheckpointError
 
 NAME = re.compile(r"step-(\d{8})")
 RECORD = "complete.json"
+PART = "rank-"
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,33 @@ def clear(directory: Path, step: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def complete(directory: Path, step: int, fingerprint: str, config: dict[str, Any], metrics: dict[str, Any]) -> Path:
-    """Vouch for a checkpoint that all ranks have written: sync its files, then write complete.json by rename."""
+def deliver(path: Path, rank: int, files: list[Path]) -> None:
+    """Sync the files that a rank wrote and leave their sizes and sha256 beside them, for `collect`."""
+    write_json(path / f"{PART}{rank:05d}.json", _sealed(path, files))
+
+
+def collect(path: Path, ranks: int) -> dict[str, Any]:
+    """Wait until all ranks have delivered; sizes and sha256 of all their files."""
+    parts = [path / f"{PART}{rank:05d}.json" for rank in range(ranks)]
+    files: dict[str, Any] = {}
+    for part in parts:
+        while not part.exists():
+            time.sleep(0.02)
+        files |= json.loads(part.read_text(encoding="utf-8"))
+    for part in parts:
+        part.unlink()
+    return files
+
+
+def complete(
+    directory: Path, step: int, fingerprint: str, config: dict[str, Any], metrics: dict[str, Any], files: dict[str, Any] | None = None
+) -> Path:
+    """Vouch for a checkpoint that all ranks have written: sync its files, but for those that `collect` gave, then write complete.json by rename."""
     path = directory / step_name(step)
-    files = {}
-    for file in sorted(file for file in path.rglob("*") if file.is_file() and file != path / RECORD):
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        files[str(file.relative_to(path))] = {"bytes": file.stat().st_size, "sha256": digest}
+    known = files or {}
+    files = known | _sealed(
+        path, [file for file in path.rglob("*") if file.is_file() and str(file.relative_to(path)) not in {*known, RECORD}]
+    )
     if not files:
         raise CheckpointError(f"{path} holds no file: nothing was saved. Look at the log of the ranks.")
     record = {"step": step, "fingerprint": fingerprint, "config": config, "metrics": metrics, "files": files}
@@ -149,6 +170,17 @@ def _examine(path: Path) -> tuple[dict[str, Any] | None, str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{RECORD} cannot be read ({error!r})"
     return record, ""
+
+
+def _sealed(path: Path, files: list[Path]) -> dict[str, Any]:
+    """Size and sha256 of files under `path`, by relative name, once they are on the disk."""
+    found = {}
+    for file in sorted(files):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        found[str(file.relative_to(path))] = {"bytes": file.stat().st_size, "sha256": digest}
+    return found
 
 
 def _remove(path: Path) -> None:

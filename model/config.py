@@ -336,8 +336,14 @@ class TrainConfig:
     """cosine decay, or warm-up, stable, decay (WSD)."""
     decay: Annotated[int, Field(ge=0)]
     """Steps of the last linear decay under wsd; unused by cosine."""
+    optimizer: Literal["adamw", "muon"]
+    """adamw for all; or muon for the matrices inside blocks and adamw for embeddings, output matrix, norms and biases."""
+    matrix_lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate of the matrices under muon, about .02 as its authors have it; the schedule of `lr` holds. Unused by adamw."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Muon's momentum; unused by adamw."""
     weight_decay: Annotated[float, Field(ge=0)]
-    """Decoupled weight decay of AdamW, on matrices only."""
+    """Decoupled weight decay, on matrices only."""
     beta1: Annotated[float, Field(ge=0, lt=1)]
     """AdamW's first-moment decay."""
     beta2: Annotated[float, Field(ge=0, lt=1)]
@@ -346,6 +352,10 @@ class TrainConfig:
     """AdamW's epsilon."""
     clip: Annotated[float, Field(ge=0)]
     """Largest global gradient norm; 0 turns clipping off."""
+    z_loss: Annotated[float, Field(ge=0)]
+    """Weight of log² Z beside the cross entropy, which keeps logits from drifting; 1e-4 is usual, 0 is none."""
+    skip_sigmas: Annotated[float, Field(ge=0)]
+    """A step whose loss is so many deviations above the mean of the last 128 changes nothing and names its documents; 6 is usual, 0 is never."""
     precision: Literal["fp32", "bf16"]
     """Arithmetic of forward and backward; the optimizer keeps fp32 masters."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -358,6 +368,8 @@ class TrainConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep: Annotated[int, Field(ge=1)] = resource()
     """Complete checkpoints kept; older ones are removed after a newer one is complete."""
+    overlap_saving: bool = resource()
+    """Write a checkpoint while training goes on; takes main memory for a copy of it."""
     ranks: Annotated[int, Field(ge=1)] = resource()
     """Data-parallel processes on one node."""
     micro_batch: Annotated[int, Field(ge=1)] = resource()

@@ -19,7 +19,8 @@ IngotError
     ├── JudgeError            a trained quality model that is worse than the recipe allows
     ├── TokenizerError        a tokenizer that does not fit the corpus or the model
     ├── CheckpointError       no usable checkpoint, or one of another run
-    └── NonFiniteError        the loss became NaN or infinite
+    ├── NonFiniteError        the loss became NaN or infinite
+    └── RoomError             a model, batch or length that memory cannot hold
 """
 
 
@@ -105,3 +106,7 @@ class CheckpointError(FatalError):
 
 class NonFiniteError(FatalError):
     """The loss or the gradient norm became NaN or infinite."""
+
+
+class RoomError(FatalError):
+    """Memory cannot hold the model, the batch or the length."""

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,15 +22,19 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from model import checkpoint, families, objectives, zero
+from model import checkpoint, families, objectives, partition, room, zero
 from model.batches import Batch, Batches, held_out
 from model.config import Run, TrainConfig, to_dict
-from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
+from model.errors import ConfigError, InputError, NonFiniteError
 from model.objectives import Objective, Rows
 from model.peak import peak_flops
+from model.saving import Writer
+from model.spikes import Spikes, held
 from model.transformer import Transformer, flops_per_token
 
 Row = dict[str, Any]
+NAMED = 20
+"""Documents of a batch that are named where something is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,23 @@ def train(run: Run) -> None:
         rows = settings.valid_batches * settings.batch
         valid = held_out(objective.source(run.valid), rows, run.data_fingerprint, objective.noise)
     place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
-    engine = _engine(run, place)
+    with room.told(run, place.world, place.device):
+        engine = _engine(run, place)
 
     saved = {"run": to_dict(run), "world": place.world}
     found, skipped = _latest(out / "checkpoints", run.fingerprint, place)
-    if found:
-        _fits(found, saved)
+    cut = _cut(found.config if found else saved)
+    if found and cut == _cut(saved):
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
+    elif found:
+        partition.restore(engine, found.path)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
     feed = Feed(batches, settings, place, step)
+    writer = Writer(engine)
+    spikes = Spikes(settings.skip_sigmas, found.config["losses"] if found else ())
     log = Metrics(out / "metrics.jsonl", step) if place.first else None
     if log and (found or skipped):
-        log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped]})
+        log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped], "written_with": cut})
 
     tokens = settings.batch * settings.length
     peak = peak_flops(place.device, settings.precision)
@@ -83,38 +93,45 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm = update(engine, objective, batches, feed, run, step, rate, place)
+        with room.told(run, place.world, place.device):
+            loss, norm, spike = update(engine, objective, batches, feed, run, step, rate, place, spikes)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
         row |= {"seconds": seconds, "batch": digest, "rss_bytes": psutil.Process().memory_info().rss}
         row |= {"gpu_bytes": torch.cuda.max_memory_allocated()} if place.device.type == "cuda" else {}
         row |= {"mfu": flops * tokens / seconds / (peak * place.world)} if peak else {}
+        row |= {"skipped": metrics.get("skipped", 0) + bool(spike)} if settings.skip_sigmas else {}
         metrics |= row
         if log:
             log.write(row)
+            if spike:
+                log.write({"event": "spike", "step": step, "loss": loss} | spike)
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
-            checked = {"step": step} | evaluate(engine, objective, valid, run, place)
+            with room.told(run, place.world, place.device):
+                checked = {"step": step} | evaluate(engine, objective, valid, run, place)
             metrics |= checked
             if log:
                 log.write(checked)
         if last or step % settings.save_every == 0:
-            _save(engine, run, step, saved, metrics, log)
+            _save(engine, writer, run, step, saved | {"losses": spikes.losses}, metrics, log, place)
+    writer.wait()
     _finish(engine, run, metrics, place)
     dist.destroy_process_group()
 
 
 def update(
-    engine: Any, objective: Objective, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place
-) -> tuple[float, float]:
-    """One optimizer step: the loss over all targets of the global batch, nats a target, and the gradient norm before clipping.
+    engine: Any, objective: Objective, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place, spikes: Spikes
+) -> tuple[float, float, Row | None]:
+    """One optimizer step: the loss over all targets of the global batch, nats a target, the gradient norm before clipping, and if the loss is a
+    spike, for which weights and optimizer state stay as they are, the bound that it exceeds and its documents, those of the worst rows first.
 
     Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
     """
     settings = run.train
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     parts, targets = zero.accumulation(settings, place.world), batches.targets(step)
     mine = [
         slice(lo, lo + settings.micro_batch)
@@ -137,11 +154,17 @@ def update(
     if not torch.isfinite(sums_B).all():
         raise _non_finite("the loss", step, batches, torch.nonzero(~torch.isfinite(sums_B)).flatten().tolist())
     norm = None if settings.zero else _norm(engine.module)
-    engine.step()
+    loss = objectives.mean(sums_B, targets)
+    bound = spikes.seen(loss)  # all ranks judge the same number alike
+    with nullcontext() if bound is None else held(partition.base_optimizer(engine)):
+        engine.step()
     norm = engine.get_global_grad_norm() if norm is None else norm
     if norm is None or not math.isfinite(norm) or not engine.was_step_applied():
         raise _non_finite(f"the gradient norm ({norm})", step, batches, range(settings.batch))
-    return objectives.mean(sums_B, targets), float(norm)
+    if bound is None:
+        return loss, float(norm), None
+    named = batches.documents(step, sums_B.argsort(descending=True).tolist())
+    return loss, float(norm), {"bound": bound, "documents": named[:NAMED], "more": max(0, len(named) - NAMED)}
 
 
 def evaluate(engine: Any, objective: Objective, valid: Batch, run: Run, place: Place) -> Row:
@@ -211,17 +234,29 @@ class Metrics:
         os.fsync(self._file.fileno())
 
 
-def _save(engine: Any, run: Run, step: int, saved: Row, metrics: Row, log: Metrics | None) -> None:
-    directory = Path(run.out) / "checkpoints"
+def _save(engine: Any, writer: Writer, run: Run, step: int, saved: Row, metrics: Row, log: Metrics | None, place: Place) -> None:
+    """Begin a checkpoint, which is complete some time after this returns: one rank vouches for it when all have written."""
+    directory, metrics = Path(run.out) / "checkpoints", dict(metrics)
+    path = directory / checkpoint.step_name(step)
+    begun = time.perf_counter()
+    writer.wait()
     if log:
         checkpoint.clear(directory, step)
     dist.barrier()
-    engine.save_checkpoint(str(directory), tag=checkpoint.step_name(step), save_latest=False)
-    dist.barrier()
+    engine.save_checkpoint(str(directory), tag=path.name, save_latest=False)
+
+    def done(files: list[Path]) -> None:
+        checkpoint.deliver(path, place.rank, files)
+        if log:
+            log.sync()
+            checkpoint.complete(directory, step, run.fingerprint, saved, metrics, checkpoint.collect(path, place.world))
+            checkpoint.prune(directory, run.train.keep)
+
+    writer.start(done)
+    if not run.train.overlap_saving:
+        writer.wait()
     if log:
-        log.sync()
-        checkpoint.complete(directory, step, run.fingerprint, saved, metrics)
-        checkpoint.prune(directory, run.train.keep)
+        log.write({"event": "saved", "step": step, "stalled": time.perf_counter() - begun})
 
 
 def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
@@ -277,7 +312,10 @@ def _engine(run: Run, place: Place) -> Any:
         for block in model.blocks:
             block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
     config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
-    return deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+    engine = deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+    if settings.optimizer == "muon":
+        partition.base_optimizer(engine).bind(partition.pieces(engine))
+    return engine
 
 
 def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint.Checkpoint | None, list[checkpoint.Skipped]]:
@@ -288,17 +326,9 @@ def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint
     return answer[0]
 
 
-def _fits(found: checkpoint.Checkpoint, saved: Row) -> None:
-    """ZeRO's files are cut by rank and stage: they can be read by the same number of ranks and the same stage only."""
-    then, now = found.config, saved
-    for name, old, new in (
-        ("ranks in all", then["world"], now["world"]),
-        ("train.zero", then["run"]["train"]["zero"], now["run"]["train"]["zero"]),
-    ):
-        if old != new:
-            raise CheckpointError(
-                f"{found.path} was saved with {name} {old}, this run has {new}. Set it back, or remove checkpoints/ to start over."
-            )
+def _cut(saved: Row) -> Row:
+    """What decides how a checkpoint is cut into files. Ranks that read one cut as they would cut it themselves take their own files whole."""
+    return {"ranks": saved["world"], "zero": saved["run"]["train"]["zero"]}
 
 
 def _device(run: Run) -> torch.device:
@@ -353,7 +383,7 @@ def _mixed(*numbers: int) -> int:
 
 def _non_finite(what: str, step: int, batches: Batches, rows: Any) -> NonFiniteError:
     names = [f"{shard} {number}" for shard, number in batches.documents(step, list(rows))]
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
     return NonFiniteError(
         f"{what} of step {step + 1} is not finite. Documents (shard, number): {shown}. Look at them, lower lr, lengthen warmup or set clip."
     )

@@ -67,6 +67,8 @@ def of(run: Run) -> Objective:
     if run.data == "packed" and not isinstance(wanted, Causal):
         raise ConfigError(f"examples are learnt by objective causal, not {wanted.kind}: set finetune.objective")
     if isinstance(wanted, Contrastive):
+        if run.train.z_loss:
+            raise ConfigError("objective contrastive has no softmax over tokens for z_loss to hold; set z_loss to 0")
         return Contrast(run, wanted)
     kind = "encoder" if isinstance(wanted, Masked) else "decoder"
     if model.kind != kind:
@@ -89,7 +91,11 @@ class Tokens:
 
     def __init__(self, run: Run, noise: Noise | None):
         self.noise, self._run = noise, run
-        self._loss = compiled(cross_entropy) if run.train.compile else cross_entropy
+
+        def loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+            return cross_entropy(logits_BTV, targets_BT, run.train.z_loss)
+
+        self._loss = compiled(loss) if run.train.compile else loss
 
     def source(self, prefixes: tuple[str, ...]) -> Source:
         """As Objective."""
@@ -188,9 +194,17 @@ class Contrast:
         }
 
 
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """In nats, summed over the targets of each row, fp32, [B]; targets of NO_LOSS count nothing."""
-    losses_N = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=NO_LOSS, reduction="none")
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, z_loss: float = 0.0) -> Tensor:
+    """In nats, summed over the targets of each row, fp32, [B]; targets of NO_LOSS count nothing.
+
+    `z_loss` times log² Z of each target is minimised with it, which keeps the softmax's normaliser Z near one (PaLM, Chowdhery et al. 2022: 1e-4);
+    it is in the gradient, not in the value, so that losses with and without it compare.
+    """
+    logits_NV, targets_N = logits_BTV.float().flatten(0, 1), targets_BT.flatten()
+    losses_N = F.cross_entropy(logits_NV, targets_N, ignore_index=NO_LOSS, reduction="none")
+    if z_loss:
+        pull_N = z_loss * logits_NV.logsumexp(dim=-1).square() * (targets_N != NO_LOSS)
+        losses_N = losses_N + (pull_N - pull_N.detach())
     return losses_N.view(targets_BT.shape).sum(dim=1)
 
 

@@ -43,6 +43,7 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
         "gradient_clipping": train.clip,
         "zero_optimization": zero,
         "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,  # Muon is a class of ours
         "timers": {"throughput": {"enabled": False}},  # it lets the GPU run dry at every micro-batch
     }
     if train.precision == "bf16":
@@ -53,13 +54,25 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
 
 
 def optimizer(model: "torch.nn.Module", train: TrainConfig) -> "torch.optim.AdamW":
-    """AdamW (Loshchilov and Hutter 2019), fused, in two groups: weight decay on matrices and tables, none on norms and biases."""
+    """AdamW (Loshchilov and Hutter 2019), fused: weight decay on matrices and tables, none on norms and biases. Under `muon` the matrices
+    inside blocks are a group of their own that Muon moves. A group's learning rate is its `share` of the schedule's.
+    """
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
+    from model.muon import Muon
+
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    inner = [p for name, p in named if train.optimizer == "muon" and p.ndim == 2 and name.startswith("blocks.")]
+    outer = [p for _, p in named if p.ndim >= 2 and not any(p is one for one in inner)]
+    vectors = [p for _, p in named if p.ndim < 2]
+    muon = {"muon": True, "lr": train.matrix_lr, "share": train.matrix_lr / train.lr, "momentum": train.momentum}
+    groups: list[dict[str, Any]] = [
+        {"params": inner, "weight_decay": train.weight_decay, **muon},
+        {"params": outer, "weight_decay": train.weight_decay, "muon": False, "share": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "muon": False, "share": 1.0},
+    ]
+    kind = Muon if train.optimizer == "muon" else torch.optim.AdamW
+    return kind([g for g in groups if g["params"]], lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:

@@ -77,6 +77,11 @@ def test_our_loop_and_the_plain_ones_have_the_same_losses(tmp_path):
 
 
 @pytest.mark.full
+def test_a_checkpoint_holds_up_training_both_ways(tmp_path):
+    assert len(quick("save_stall.py", tmp_path)) == 4
+
+
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_memory_is_told_for_every_data_stage(tmp_path):
     found = quick("memory.py", tmp_path, "--copies", "1")

@@ -1,11 +1,13 @@
 """Properties of model/checkpoint.py: what latest() trusts, and what is ever removed."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from model.checkpoint import RECORD, clear, complete, latest, prune, step_name
+from model.checkpoint import RECORD, clear, collect, complete, deliver, latest, prune, step_name
 from model.errors import CheckpointError
 
 RUN = "a" * 64
@@ -77,6 +79,26 @@ def test_the_record_lists_every_file_and_is_written_whole(tmp_path):
     record = json.loads((path / RECORD).read_text())
     assert sorted(record["files"]) == ["deep/optimizer.pt", "weights.pt"] and record["fingerprint"] == RUN
     assert sorted(p.name for p in path.iterdir()) == [RECORD, "deep", "weights.pt"]
+
+
+def test_one_rank_vouches_for_what_all_have_delivered(tmp_path):
+    path = tmp_path / step_name(10)
+    path.mkdir()
+    for name in ("0.pt", "1.pt", "script.py"):
+        (path / name).write_text(name)
+    found: dict = {}
+    waiting = threading.Thread(target=lambda: found.update(collect(path, 2)))
+    waiting.start()
+    deliver(path, 1, [path / "1.pt"])
+    time.sleep(0.1)
+    assert waiting.is_alive() and latest(tmp_path, RUN)[0] is None
+    deliver(path, 0, [path / "0.pt"])
+    waiting.join(timeout=10)
+    assert sorted(found) == ["0.pt", "1.pt"]
+    complete(tmp_path, 10, RUN, {}, {}, found)
+    record = json.loads((path / RECORD).read_text())
+    assert sorted(record["files"]) == ["0.pt", "1.pt", "script.py"] == sorted(p.name for p in path.iterdir() if p.name != RECORD)
+    assert latest(tmp_path, RUN)[0].step == 10
 
 
 def test_prune_keeps_the_newest_complete_ones_and_removes_torn_ones_below_them(tmp_path):

@@ -51,6 +51,19 @@ def test_ranks_and_accumulation_change_neither_loss_nor_gradient(ranks, accumula
     assert torch.allclose(gradient, reference.grad, atol=1e-6)
 
 
+def test_z_loss_is_in_the_gradient_by_its_definition_and_not_in_the_value():
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(2, 5, 7)).requires_grad_()
+    targets = torch.randint(0, 7, (2, 5))
+    targets[0, 2] = NO_LOSS
+    cross_entropy(logits, targets, 0.01).sum().backward()
+    found, logits.grad = logits.grad, None
+    z_BT = logits.exp().sum(-1)
+    (cross_entropy(logits, targets).sum() + 0.01 * (z_BT.log() ** 2)[targets != NO_LOSS].sum()).backward()
+    assert torch.allclose(found, logits.grad, atol=1e-6) and logits.grad[0, 2].abs().max() == 0
+    assert torch.allclose(cross_entropy(logits, targets, 0.01), cross_entropy(logits, targets), atol=1e-6)
+
+
 def test_the_mean_is_that_of_exact_sums():
     sums = torch.tensor([1e8, 1.0, -1e8, 1.0], dtype=torch.float32)
     assert mean(sums, 4) == 0.5
