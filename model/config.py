@@ -210,8 +210,13 @@ class ModelConfig:
     """Probability of dropping in attention weights, sublayer outputs and embeddings."""
     tie_embeddings: bool
     """The output matrix is the embedding matrix."""
-    head: Literal["linear", "masked"]
-    """Before logits: the output matrix alone, or BERT's masked-LM head: matrix, activation, norm, and the output matrix with a bias."""
+    head: Literal["linear", "masked", "labels", "spans"]
+    """What is made of a state: logits of tokens, by the output matrix alone or behind BERT's masked-LM head (matrix, activation, norm; a bias);
+    a score for each of `labels` (classification); or how well an answer begins and ends there (extraction)."""
+    labels: tuple[str, ...]
+    """Names of the classes under head=labels, start and end under spans; else none."""
+    prompt: Annotated[int, Field(ge=0)]
+    """Trained vectors that stand before every document (soft prompt); 0: none."""
     pooler: Literal["none", "plain", "next_sentence"]
     """tanh of a matrix over the first token's state (BERT); next_sentence: and two scores from it."""
 
@@ -222,6 +227,10 @@ class ModelConfig:
             raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
         if "local" in self.attention and (self.window == 0 or self.kind == "encoder"):
             raise ValueError(f"attention {self.attention} needs a decoder and a window, not {self.kind} and {self.window}")
+        if (self.head in ("labels", "spans")) != (len(self.labels) > 1) or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"head={self.head} with {len(set(self.labels))} different labels: two or more belong to heads labels and spans")
+        if self.labels and self.tie_embeddings:
+            raise ValueError(f"head={self.head} has an output matrix of its own: set tie_embeddings to false")
 
 
 @dataclass(frozen=True)
@@ -356,6 +365,8 @@ def qwen3(width: int, layers: int, heads: int, kv_heads: int, ffn_width: int, co
         dropout=0.0,
         tie_embeddings=True,
         head="linear",
+        labels=(),
+        prompt=0,
         pooler="none",
     )
 
@@ -392,6 +403,8 @@ def article_formula(
         dropout=dropout,
         tie_embeddings=True,
         head="linear",
+        labels=(),
+        prompt=0,
         pooler="none",
     )
 
