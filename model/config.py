@@ -228,9 +228,39 @@ class ModelConfig:
         if "local" in self.attention and (self.window == 0 or self.kind == "encoder"):
             raise ValueError(f"attention {self.attention} needs a decoder and a window, not {self.kind} and {self.window}")
         if (self.head in ("labels", "spans")) != (len(self.labels) > 1) or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"head={self.head} with {len(set(self.labels))} different labels: two or more belong to heads labels and spans")
+            raise ValueError(
+                f"head={self.head} with {len(set(self.labels))} different labels: two or more belong to heads labels and spans"
+            )
         if self.labels and self.tie_embeddings:
             raise ValueError(f"head={self.head} has an output matrix of its own: set tie_embeddings to false")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank matrices beside frozen ones: W x + alpha/rank · B A x (Hu et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["lora"]
+    rank: Annotated[int, Field(ge=1)]
+    """Rows of A and columns of B."""
+    alpha: Annotated[float, Field(gt=0)]
+    """Weight of the product, divided by the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability of dropping in A's input."""
+    modules: Annotated[tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...], Field(min_length=1)]
+    """Matrices of each block that get a pair; gate is only there with swiglu."""
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """Trained vectors before the embedded tokens of a frozen model (Lester et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["prompt"]
+    tokens: Annotated[int, Field(ge=1)]
+    """Vectors; each takes a place of train.length and of the model's context."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import torch
 
 from model import families
 from model.config import ModelConfig, bert, gpt2, gpt_neo, llama, qwen3, roberta
-from model.errors import ConfigError, InputError
 from model.tokenizer import PAD
 from model.transformer import PADDING, Transformer
 
