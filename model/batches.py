@@ -154,16 +154,29 @@ def plan_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".plan.npy")
 
 
+def targets_path(prefix: Path) -> Path:
+    """Where targets other than the tokens that follow lie, int32 [T], NO_LOSS where there is none: `PREFIX.targets.npy`."""
+    return prefix.with_name(prefix.name + ".targets.npy")
+
+
 class Packed:
-    """Whole examples packed into rows by the plan stored beside each shard (`plan`), loss where the shard's mask says, padding at the end."""
+    """Whole examples packed into rows by the plan stored beside each shard (`plan`), padding at the end. What is learnt of a token is the next
+    one where the shard's mask says so, or what the targets beside the shard say."""
 
     def __init__(self, shards: Sequence[Shard], length: int):
         self._length = length
         self._rows: list[tuple[Shard, np.ndarray]] = []
+        self._given: dict[Path, np.ndarray] = {}
         for shard in shards:
-            path = plan_path(shard.prefix)
-            if shard.mask_T is None or not path.exists():
-                raise ShardError(f"{shard.prefix} has no loss mask or no packing plan (.mask, .plan.npy). Encode the examples again")
+            path, given = plan_path(shard.prefix), targets_path(shard.prefix)
+            if given.exists():
+                self._given[shard.prefix] = np.load(given, mmap_mode="r", allow_pickle=False)
+                if self._given[shard.prefix].shape != (shard.tokens,):
+                    raise ShardError(f"{given.name} does not fit {shard.name}'s {shard.tokens:,} tokens. Encode the examples again")
+            if (shard.mask_T is None and not given.exists()) or not path.exists():
+                raise ShardError(
+                    f"{shard.prefix} has no loss mask or no packing plan (.mask or .targets.npy, .plan.npy). Encode the examples again"
+                )
             row_N = np.load(path, allow_pickle=False)
             filled = np.bincount(row_N, weights=shard.sizes - 1) if len(row_N) == len(shard) and len(row_N) else np.array([np.inf])
             if filled.max() > length or filled.min() < 1:
@@ -184,10 +197,10 @@ class Packed:
             shard, examples = self._rows[int(sample)]
             lo = 0
             for number, example in enumerate(examples):
-                ids, mask = shard[int(example)].astype(np.int64), self._mask(shard, int(example))
+                ids = shard[int(example)].astype(np.int64)
                 here = slice(lo, lo + len(ids) - 1)
                 batch.tokens[row, here] = ids[:-1]
-                batch.targets[row, here] = np.where(mask[1:], ids[1:], NO_LOSS)
+                batch.targets[row, here] = self._targets(shard, int(example))
                 batch.documents[row, here] = number
                 batch.positions[row, here] = np.arange(len(ids) - 1)
                 lo = here.stop
@@ -195,17 +208,36 @@ class Packed:
 
     def targets(self, samples: np.ndarray) -> int:
         """As Source."""
-        return sum(int(self._mask(shard, int(e))[1:].sum()) for shard, examples in (self._rows[int(s)] for s in samples) for e in examples)
+        return sum(self._learnt(shard, int(e)) for shard, examples in (self._rows[int(s)] for s in samples) for e in examples)
 
     def documents(self, sample: int) -> list[tuple[str, int]]:
         """As Source."""
         shard, examples = self._rows[sample]
         return [(shard.name, int(example)) for example in examples]
 
+    def _targets(self, shard: Shard, example: int) -> np.ndarray:
+        """What is learnt of each token of an example but its last."""
+        here = self._places(shard, example)
+        if shard.prefix in self._given:
+            return self._given[shard.prefix][here].astype(np.int64)
+        return np.where(self._mask(shard)[here.start + 1 : here.stop + 1], shard[example][1:].astype(np.int64), NO_LOSS)
+
+    def _learnt(self, shard: Shard, example: int) -> int:
+        here = self._places(shard, example)
+        if shard.prefix in self._given:
+            return int((self._given[shard.prefix][here] != NO_LOSS).sum())
+        return int(self._mask(shard)[here.start + 1 : here.stop + 1].sum())
+
     @staticmethod
-    def _mask(shard: Shard, example: int) -> np.ndarray:
+    def _places(shard: Shard, example: int) -> slice:
+        """An example's tokens but its last, in places of the shard."""
         start = int(shard.starts[example])
-        return shard.mask_T[start : start + int(shard.sizes[example])]  # type: ignore[index]
+        return slice(start, start + int(shard.sizes[example]) - 1)
+
+    @staticmethod
+    def _mask(shard: Shard) -> np.ndarray:
+        assert shard.mask_T is not None
+        return shard.mask_T
 
 
 class Batches:

@@ -253,6 +253,11 @@ class Transformer(nn.Module):
         """Compute the inside of each block again in backward (Chen et al. 2016)."""
         self.tie()
 
+    @property
+    def soft(self) -> range:
+        """Ids of the rows of the soft prompt, which stand before every document; none without one."""
+        return range(self.vocab, self.vocab + self.config.prompt)
+
     def tie(self) -> None:
         """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
         if self.config.tie_embeddings:
