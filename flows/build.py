@@ -24,6 +24,7 @@ from tasks.corpus import takedown as takedowns
 from tasks.corpus.document import read_rows
 from tasks.corpus.extract import STAGE as EXTRACT
 from tasks.corpus.manifest import Manifest, Publication, Store, ancestors, check_space, lookup
+from tasks.corpus.trace import snapshots_of
 from tasks.curves import curve
 from tasks.report import markdown
 from tasks.tracking import Tracker
@@ -161,12 +162,6 @@ def judges(build: Build, extracted: Manifest, old: Sequence[Manifest]) -> dict[s
         )
         found["quality_model"] = build.note(made)
     return found
-
-
-def snapshots_of(manifest: Manifest) -> list[str]:
-    """Names of the snapshots that an ingest holds: CC-MAIN-2026-40, or enwiki-20261001 for every wiki."""
-    dates: Mapping[str, str] = manifest.info.get("snapshots", {})
-    return [f"{wiki}-{date}" for wiki, date in dates.items()] or [manifest.info["snapshot"]]
 
 
 def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:

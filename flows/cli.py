@@ -1,4 +1,4 @@
-"""The command line: `ingot run|plan|show|diff|report|sample|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from flows import prefect_api
 from flows import up as supervisor
-from model.errors import ConfigError, IngotError
+from model.errors import ConfigError, IngotError, NotFoundError
 from tasks.corpus.manifest import Manifest, Store, collectable, free_bytes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -407,6 +407,136 @@ def takedown(
         for address in receipt[name]:
             out.print(f"{title:<20} {address}", highlight=False)
     out.print(f"Receipt {receipt['number']} in takedowns/{corpus}.json", highlight=False)
+
+
+@app.command()
+def trace(
+    model: Annotated[
+        str | None, typer.Argument(help="What a model was made of: registered name, name@alias, name/version, or an address of the store")
+    ] = None,
+    url: Annotated[list[str] | None, typer.Option(help="What became of the records of this address; repeat for more")] = None,
+    id: Annotated[list[str] | None, typer.Option(help="What became of this record; repeat for more")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Lineage in both directions: a model's corpora, snapshots and shards; or which corpora and models saw a record, and why it was kept or set aside.
+
+    Try: `ingot trace ingot-demo@champion`, `ingot trace --url https://en.wikipedia.org/wiki/Lighthouse`
+    """
+    if bool(model) == bool(url or id):
+        raise ConfigError("trace takes either a model, or --url and --id")
+    place = open_store(store)
+    from tasks.corpus import trace as lineage
+
+    if model:
+        return trace_model(place, model)
+    for found in lineage.documents(place, id or [], url or []):
+        out.print(
+            f"[bold]{escape(found.row['url'] or found.origin)}[/bold]\n  id {found.row['id']}\n  {escape(found.origin)}", highlight=False
+        )
+        steps = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("stage", "", "why"):
+            steps.add_column(name, overflow="fold")
+        for step in found.steps:
+            steps.add_row(step.address, "kept" if step.kept else "[red]set aside[/red]", escape(step.why))
+        out.print(steps)
+        for title, values in (("corpora", found.corpora), ("shards", found.shards), ("models", found.models)):
+            out.print(f"  {title:<8} {', '.join(values) or 'none'}", highlight=False, markup=False)
+        out.print()
+    out.print("Next: ingot takedown CORPUS --id ID takes a document out for good", highlight=False)
+    return None
+
+
+def trace_model(store: Store, reference: str) -> None:
+    """What a model was made of."""
+    from flows.recipes import by_name
+    from tasks import registry
+    from tasks.corpus import trace as lineage
+
+    made = lineage.model(store, registry.manifest_of(store, by_name("demo").register, reference))
+    out.print(closing_table(made.stages))
+    for title, values in (
+        ("corpora", [f"{thing.address}, {thing.info['documents']:,} documents" for thing in made.corpora]),
+        ("snapshots", made.snapshots),
+        ("raw files", made.raw),
+        ("shards", [f"{address}, {size:,} bytes" for address, size in made.shards]),
+    ):
+        more = f"\n{'':<11}and {len(values) - 20:,} more" if len(values) > 20 else ""
+        out.print(f"{title:<10} " + f"\n{'':<11}".join(values[:20]) + more, highlight=False, markup=False, soft_wrap=True)
+    if made.corpora:
+        out.print(f"Next: ingot report {made.corpora[-1].address}; ingot trace --url URL follows one record the other way", highlight=False)
+
+
+@app.command()
+def models(
+    name: Annotated[str, typer.Argument(help="Of this registered model only")] = "",
+    store: StoreOption = None,
+) -> None:
+    """Registered versions, newest first: aliases, size, corpus, and what the gate said of each."""
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    found = registry.listed(place, by_name("demo").register, name)
+    if not found:
+        raise NotFoundError(f"no version of {name or 'any model'} is registered for {place.url}; `ingot run demo` makes one")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, right in (
+        ("model", False),
+        ("version", True),
+        ("aliases", False),
+        ("parameters", True),
+        ("recipe", False),
+        ("corpus", False),
+        ("gate", False),
+    ):
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for version, aliases in found:
+        tags = {key.removeprefix("ingot."): value for key, value in version.tags.items()}
+        size = f"{int(tags.get('parameters', 0)):,}"
+        told = (
+            version.name,
+            str(version.version),
+            ", ".join(aliases),
+            size,
+            tags.get("recipe", ""),
+            tags.get("corpus", ""),
+            tags.get("gate", ""),
+        )
+        table.add_row(*map(escape, told))
+    out.print(table)
+    first = found[0][0]
+    out.print(
+        f"Next: ingot trace {first.name}/{first.version}; ingot promote {first.name}/{first.version}; ingot rollback {first.name}",
+        highlight=False,
+    )
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS")],
+    store: StoreOption = None,
+) -> None:
+    """Make a registered version champion, whatever the gate said of it. Try: `ingot promote ingot-demo@candidate`"""
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    made = registry.promote(place, by_name("demo").register, model)
+    out.print(f"{made.name} version {made.version} is champion. Back: ingot rollback {made.name}", highlight=False)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of a registered model")],
+    store: StoreOption = None,
+) -> None:
+    """Give champion back to the version that had it before. Try: `ingot rollback ingot-demo`"""
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    made = registry.rollback(place, by_name("demo").register, model)
+    out.print(f"{made.name} version {made.version} is champion again. Next: ingot models {made.name}", highlight=False)
 
 
 @app.command()

@@ -9,10 +9,11 @@ Shape suffixes: B rows, L tokens, N samples or examples.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -39,6 +40,22 @@ class Batch:
     """Number of the document within its row, PADDING for padding: attention stays within one."""
     positions: np.ndarray
     """Place within that document, or within as much of it as the row holds."""
+    ahead: np.ndarray | None = None
+    """Whether a row's tokens see what follows them too, bool [B]; None: as the model is made."""
+
+    @property
+    def count(self) -> int:
+        """Predicted tokens."""
+        return int((self.targets != NO_LOSS).sum())
+
+    def cut(self, lo: int, hi: int) -> "Batch":
+        """Rows [lo, hi)."""
+        tokens, targets, documents, positions = (array[lo:hi] for array in (self.tokens, self.targets, self.documents, self.positions))
+        return Batch(tokens, targets, documents, positions, None if self.ahead is None else self.ahead[lo:hi])
+
+
+Noise = Callable[[Batch, np.ndarray, float], Batch]
+"""What becomes of rows, by a key for each (uint64 [B]) and the share of the training that is done: the same for the same keys."""
 
 
 class Source(Protocol):
@@ -240,12 +257,58 @@ class Packed:
         return shard.mask_T
 
 
-class Batches:
-    """The global batches of one run. Every epoch has all samples once, in an order of its own; a batch may hold the end of one and the next's start."""
+class Pairs:
+    """Two texts a row, [0, length) and [length, 2·length) of it: a document and itself, or with `labelled` document 2k and 2k + 1. Of a text the
+    first `length` tokens count; the rest of its half is padding. The one target, at the first place, makes a row count as one."""
 
-    def __init__(self, source: Source, fingerprint: str, batch: int, seed: int):
-        self.source, self.batch = source, batch
-        self._key = f"{fingerprint}\0{seed}"
+    def __init__(self, shards: Sequence[Shard], length: int, labelled: bool):
+        self._shards, self._length, self._labelled = list(shards), length, labelled
+        self._base = np.cumsum([0, *(len(shard) for shard in shards)], dtype=np.int64)
+        documents = int(self._base[-1])
+        self.samples = documents // 2 if labelled else documents
+        names = ", ".join(shard.name for shard in shards)
+        if not self.samples or (labelled and documents % 2):
+            raise EmptyError(f"{names}: {documents:,} documents, which make no {'pairs' if labelled else 'texts'}. Encode the corpus again")
+
+    def _texts(self, sample: int) -> tuple[int, int]:
+        return (2 * sample, 2 * sample + 1) if self._labelled else (sample, sample)
+
+    def _place(self, document: int) -> tuple[Shard, int]:
+        number = int(np.searchsorted(self._base, document, side="right")) - 1
+        return self._shards[number], document - int(self._base[number])
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """As Source."""
+        shape = (len(samples), 2 * self._length)
+        batch = Batch(np.full(shape, PAD), np.full(shape, NO_LOSS), np.full(shape, PADDING), np.zeros(shape, dtype=np.int64))
+        for row, sample in enumerate(samples):
+            batch.targets[row, 0] = 0
+            for half, document in enumerate(self._texts(int(sample))):
+                shard, number = self._place(document)
+                ids = shard[number][: self._length].astype(np.int64)
+                here = slice(half * self._length, half * self._length + len(ids))
+                batch.tokens[row, here], batch.documents[row, here], batch.positions[row, here] = ids, half, np.arange(len(ids))
+        return batch
+
+    def targets(self, samples: np.ndarray) -> int:
+        """As Source."""
+        return len(samples)
+
+    def documents(self, sample: int) -> list[tuple[str, int]]:
+        """As Source."""
+        return [(shard.name, number) for shard, number in map(self._place, dict.fromkeys(self._texts(sample)))]
+
+
+class Batches:
+    """The global batches of one run. Every epoch has all samples once, in an order of its own; a batch may hold the end of one and the next's start.
+
+    With `noise`, the batch of a step is made whole and kept until another is asked for: what is predicted is known only when it is made.
+    """
+
+    def __init__(self, source: Source, fingerprint: str, batch: int, seed: int, noise: Noise | None = None, steps: int = 1):
+        self.source, self.batch, self._noise, self._steps = source, batch, noise, steps
+        self._key, self._seed = f"{fingerprint}\0{seed}", seed
+        self._noisy = lru_cache(maxsize=2)(self._made)  # the next step's is read before this one is done
 
     def samples(self, step: int) -> np.ndarray:
         """Sample of each row of the global batch that follows `step` steps, int64 [B]."""
@@ -259,11 +322,11 @@ class Batches:
 
     def rows(self, step: int, lo: int, hi: int) -> Batch:
         """Rows [lo, hi) of that batch."""
-        return self.source.read(self.samples(step)[lo:hi])
+        return self.source.read(self.samples(step)[lo:hi]) if self._noise is None else self._noisy(step).cut(lo, hi)
 
     def targets(self, step: int) -> int:
         """Predicted tokens of the whole global batch, by which its loss is divided on every rank."""
-        return self.source.targets(self.samples(step))
+        return self.source.targets(self.samples(step)) if self._noise is None else self._noisy(step).count
 
     def digest(self, step: int) -> str:
         """xxh64 of the samples, to compare what two runs were shown."""
@@ -273,6 +336,23 @@ class Batches:
         """(shard, number in it) of every document in these rows, without repeats."""
         samples = self.samples(step)
         return list(dict.fromkeys(name for row in rows for name in self.source.documents(int(samples[row]))))
+
+    def _made(self, step: int) -> Batch:
+        assert self._noise is not None
+        rows = step * self.batch + np.arange(self.batch, dtype=np.uint64)
+        return self._noise(self.source.read(self.samples(step)), keys(self._seed, rows), step / max(1, self._steps - 1))
+
+
+def held_out(source: Source, count: int, fingerprint: str, noise: Noise | None = None) -> Batch:
+    """`count` rows to measure on, at most one of each sample: the same at every call, noise too, which is that of the end of training."""
+    chosen = shuffled(np.arange(min(count, source.samples)), source.samples, f"{fingerprint}\0valid")
+    batch = source.read(chosen)
+    return batch if noise is None else noise(batch, keys(0, chosen.astype(np.uint64)), 1.0)
+
+
+def keys(seed: int, rows_B: np.ndarray) -> np.ndarray:
+    """A key for the noise of each row, uint64 [B]."""
+    return mixed(rows_B + mixed(np.full(len(rows_B), seed, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C55)))
 
 
 def shuffled(places: np.ndarray, count: int, key: str) -> np.ndarray:
@@ -290,7 +370,7 @@ def shuffled(places: np.ndarray, count: int, key: str) -> np.ndarray:
     while len(waiting):
         left, right = value >> shift, value & low
         for round_key in keys:  # eight rounds
-            left, right = right, left ^ (_mixed(right ^ round_key) & low)
+            left, right = right, left ^ (mixed(right ^ round_key) & low)
         value = (left << shift) | right
         inside = value < count
         out[waiting[inside]] = value[inside].astype(np.int64)
@@ -298,7 +378,8 @@ def shuffled(places: np.ndarray, count: int, key: str) -> np.ndarray:
     return out
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
+def mixed(x: Any) -> Any:
+    """splitmix64's finaliser: 64 bits of which each depends on all of x's; uint64, any shape."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -264,11 +264,96 @@ class SoftPrompt:
 
 
 @dataclass(frozen=True)
+class Causal:
+    """Each token from those before it."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["causal"]
+    """The objective's name."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Hidden tokens from all others, by an encoder (Devlin et al. 2019); hidden anew whenever a row is seen (Liu et al. 2019)."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["masked"]
+    """The objective's name."""
+    rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of a row's tokens to predict, at the first step; BERT: .15."""
+    last_rate: Annotated[float, Field(gt=0, lt=1)]
+    """The same at the last step, and in validation; linear in between."""
+    masked: Annotated[float, Field(ge=0, le=1)]
+    """Of these, the share whose place the mask token takes; BERT: .8."""
+    random: Annotated[float, Field(ge=0, le=1)]
+    """Of these, the share whose place any other token takes; BERT: .1. The rest stays as it is."""
+    whole_words: bool
+    """Hide all tokens of a word together; of Chinese, words as jieba cuts them."""
+
+    def __post_init__(self) -> None:
+        if self.masked + self.random > 1:
+            raise ValueError(f"masked and random ({self.masked} + {self.random}) exceed 1")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans cut out of a text, from what is left of it, by a decoder: the text with a mask token for each, then each behind a mask token (the
+    corruption of T5, Raffel et al. 2020). Loss on the spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["spans"]
+    """The objective's name."""
+    rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the tokens that are cut out; T5: .15."""
+    length: Annotated[float, Field(ge=1)]
+    """Mean tokens of a span; T5: 3."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Causal and masked rows on one decoder (GPT-BERT, Charpentier and Samuel 2024): a masked row sees both ways, and a hidden token is predicted
+    at the place before its own, as the next one is in a causal row."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["mixed"]
+    """The objective's name."""
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the rows that are masked."""
+    masked: Masked
+    """How they are."""
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """The text that belongs to each, among all of its batch: InfoNCE over cosines (van den Oord et al. 2018; Gao et al. 2021, SimCSE)."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["contrastive"]
+    """The objective's name."""
+    pairs: Literal["dropout", "labelled"]
+    """dropout: each document with itself under other noise; labelled: documents 1 and 2 of the shards, 3 and 4, and so on."""
+    temperature: Annotated[float, Field(gt=0)]
+    """What cosines are divided by; SimCSE: .05."""
+    pooling: Literal["mean", "first"]
+    """A text's vector: the mean of its states, or the state of its first token."""
+
+
+Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run of the loop, pretraining or fine-tuning. Batches are counted in sequences over all ranks."""
 
     __pydantic_config__ = STRICT
 
+    objective: Objective
+    """What is learnt, as an object: {"kind": "causal"}; masked, spans, mixed, contrastive have settings."""
     steps: Annotated[int, Field(ge=1)]
     """Optimizer steps of this stage; never changed in place: an extension is a new stage."""
     batch: Annotated[int, Field(ge=1)]
@@ -337,8 +422,8 @@ class Run:
 
     __pydantic_config__ = STRICT
 
-    objective: Literal["pretrain", "finetune"]
-    """pretrain: concatenated documents; finetune: packed examples with a loss mask."""
+    data: Literal["stream", "packed"]
+    """How the shards are read: documents one after another, or whole examples packed into rows, with a loss mask. Contrastive runs read whole documents."""
     fingerprint: str
     """The stage's fingerprint: a checkpoint of another run is refused."""
     data_fingerprint: str

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,12 +22,12 @@ import torch
 import torch.distributed as dist
 
 from model import checkpoint, families, objectives, zero
-from model.batches import Batch, Batches, Packed, Source, Stream, shuffled
+from model.batches import Batch, Batches, held_out
 from model.config import Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
+from model.objectives import Objective, Rows
 from model.peak import peak_flops
-from model.shards import Shard
-from model.transformer import Transformer, compiled, flops_per_token
+from model.transformer import Transformer, flops_per_token
 
 Row = dict[str, Any]
 
@@ -53,15 +52,17 @@ def train(run: Run) -> None:
         raise ConfigError("model.train runs under torchrun: torchrun --standalone --nproc-per-node RANKS -m model.train RUN.json")
     settings, out = run.train, Path(run.out)
     zero.accumulation(settings, int(os.environ["WORLD_SIZE"]))
-    if run.model.kind != "decoder":
-        raise ConfigError(f"objective {run.objective} predicts the next token and needs a decoder; model.kind is {run.model.kind}")
     if settings.length > run.model.context:
         raise ConfigError(
             f"train.length ({settings.length}) exceeds model.context ({run.model.context}); shorten it or lengthen the context"
         )
     families.check_tokenizer(run.tokenizer, run.vocab)
-    batches = Batches(source(run, run.shards), run.data_fingerprint, settings.batch, settings.seed)
-    valid = source(run, run.valid) if run.valid else None
+    objective = objectives.of(run)
+    batches = Batches(objective.source(run.shards), run.data_fingerprint, settings.batch, settings.seed, objective.noise, settings.steps)
+    valid = None
+    if run.valid:
+        rows = settings.valid_batches * settings.batch
+        valid = held_out(objective.source(run.valid), rows, run.data_fingerprint, objective.noise)
     place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
     engine = _engine(run, place)
 
@@ -82,7 +83,7 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        loss, norm = update(engine, batches, feed, run, step, rate, place)
+        loss, norm = update(engine, objective, batches, feed, run, step, rate, place)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
@@ -94,8 +95,7 @@ def train(run: Run) -> None:
             log.write(row)
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
-            loss = evaluate(engine, valid, run, place)
-            checked = {"step": step, "valid_loss": loss, "valid_bits_per_token": loss / math.log(2)}
+            checked = {"step": step} | evaluate(engine, objective, valid, run, place)
             metrics |= checked
             if log:
                 log.write(checked)
@@ -105,22 +105,29 @@ def train(run: Run) -> None:
     dist.destroy_process_group()
 
 
-def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place) -> tuple[float, float]:
-    """One optimizer step: the loss over all targets of the global batch, nats a token, and the gradient norm before clipping.
+def update(
+    engine: Any, objective: Objective, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place
+) -> tuple[float, float]:
+    """One optimizer step: the loss over all targets of the global batch, nats a target, and the gradient norm before clipping.
 
     Raises NonFiniteError on every rank if either is not finite; then the weights are no longer to be used.
     """
     settings = run.train
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed(_mixed(settings.seed, step, place.rank))  # dropout: no state to save, none carried over
     parts, targets = zero.accumulation(settings, place.world), batches.targets(step)
+    mine = [
+        slice(lo, lo + settings.micro_batch)
+        for lo in range(place.rank * settings.micro_batch, settings.batch, place.world * settings.micro_batch)
+    ]
+    noise = _mixed(settings.seed, step, place.rank)  # of dropout: no state to save, none carried over
+    torch.manual_seed(noise)
+    twice = ((here, _rows(batches.rows(step, here.start, here.stop), place.device)) for here in mine)
+    prepared = objective.prepare(engine, twice, settings.batch, run.model.width)
+    torch.manual_seed(noise)
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
-    for part in range(parts):
-        lo = (part * place.world + place.rank) * settings.micro_batch
-        here = slice(lo, lo + settings.micro_batch)
-        tokens, labels, documents, positions = feed.take()
-        row_sums = engine(tokens, positions, documents, head=head(settings, labels))
+    for part, here in enumerate(mine):
+        row_sums = objective.sums(engine, feed.take(), prepared, here)
         engine.backward(objectives.share(row_sums, targets, parts * place.world))
         feed.read()
         sums_B[here] = row_sums.detach()
@@ -137,39 +144,24 @@ def update(engine: Any, batches: Batches, feed: "Feed", run: Run, step: int, rat
     return objectives.mean(sums_B, targets), float(norm)
 
 
-def evaluate(engine: Any, valid: Source, run: Run, place: Place) -> float:
-    """Loss on the validation shards, nats a token: the same samples at every call, each once, whatever ranks and micro-batches are."""
-    settings = run.train
-    count = min(valid.samples, settings.valid_batches * settings.batch)
-    chosen = shuffled(torch.arange(count).numpy(), valid.samples, f"{run.data_fingerprint}\0valid")
-    sums_N = torch.zeros(count, dtype=torch.float32, device=place.device)
+def evaluate(engine: Any, objective: Objective, valid: Batch, run: Run, place: Place) -> Row:
+    """The objective's measures of held-out rows, whatever ranks and micro-batches are."""
+    settings, count = run.train, len(valid.tokens)
+    observed_N: torch.Tensor | None = None
     engine.eval()
     with torch.no_grad():
         for lo in range(0, count, settings.micro_batch * place.world):
             here = slice(lo + place.rank * settings.micro_batch, min(count, lo + (place.rank + 1) * settings.micro_batch))
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
-            tokens, labels, documents, positions = _tensors(valid.read(chosen[:1] if idle else chosen[here]), place.device)
-            row_sums = engine(tokens, positions, documents, head=head(settings, labels))
+            found = objective.observe(engine, _rows(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
+            observed_N = found.new_zeros((count, found.shape[1])) if observed_N is None else observed_N
             if not idle:
-                sums_N[here] = row_sums
+                observed_N[here] = found
     engine.train()
-    dist.all_reduce(sums_N)
-    return objectives.mean(sums_N, valid.targets(chosen))
-
-
-def head(settings: TrainConfig, targets_BT: torch.Tensor) -> Callable[[torch.Tensor, torch.nn.Module], torch.Tensor]:
-    """What the model does with its last states and its output matrix: the objective's sum over the targets of each row, [B]."""
-    objective = compiled(objectives.causal) if settings.compile else objectives.causal
-    if settings.checkpointing:
-        return lambda states_BTC, output: objectives.in_pieces(objective, states_BTC, output, targets_BT)
-    return lambda states_BTC, output: objective(output(states_BTC), targets_BT)
-
-
-def source(run: Run, prefixes: tuple[str, ...]) -> Source:
-    """The samples of shards as the run's objective reads them."""
-    shards = [Shard(prefix) for prefix in prefixes]
-    return Packed(shards, run.train.length) if run.objective == "finetune" else Stream(shards, run.train.length)
+    assert observed_N is not None
+    dist.all_reduce(observed_N)
+    return objective.measures(observed_N, valid.count)
 
 
 class Feed:
@@ -179,16 +171,16 @@ class Feed:
         self._batches, self._rows, self._device = batches, settings.micro_batch, place.device
         begins = range(place.rank * self._rows, settings.batch, place.world * self._rows)
         self._places = ((later, lo) for later in itertools.count(step) for lo in begins)
-        self._next: tuple[torch.Tensor, ...] | None = None
+        self._next: Rows | None = None
 
     def read(self) -> None:
         """Read the next one, if that has not been done."""
         if self._next is None:
             step, lo = next(self._places)
-            self._next = _tensors(self._batches.rows(step, lo, lo + self._rows), self._device)
+            self._next = _rows(self._batches.rows(step, lo, lo + self._rows), self._device)
 
-    def take(self) -> tuple[torch.Tensor, ...]:
-        """Tokens, targets, documents, positions of the next one."""
+    def take(self) -> Rows:
+        """The next one."""
         self.read()
         taken, self._next = self._next, None
         assert taken is not None
@@ -337,12 +329,15 @@ def _deepspeed(device: torch.device, patience: timedelta) -> Any:
     return deepspeed
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Tokens, targets, documents, positions, [B, L] each."""
+def _rows(batch: Batch, device: torch.device) -> Rows:
+    """A batch's rows on the device."""
     arrays = torch.from_numpy(np.stack((batch.tokens, batch.targets, batch.documents, batch.positions)))
+    ahead_B = None if batch.ahead is None else torch.from_numpy(batch.ahead)
     if device.type == "cuda":  # from pageable memory a copy would wait for all that the GPU still has to do
         arrays = arrays.pin_memory().to(device, non_blocking=True)
-    return arrays.unbind()
+        ahead_B = None if ahead_B is None else ahead_B.to(device)
+    tokens, targets, documents, positions = arrays.unbind()
+    return Rows(tokens, targets, documents, positions, ahead_B)
 
 
 def _norm(module: Any) -> float:

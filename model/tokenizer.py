@@ -27,8 +27,8 @@ from model.errors import EmptyError, InputError, TokenizerError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SPECIALS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
-END_OF_TEXT, PAD, START_OF_TURN, END_OF_TURN = range(4)
+SPECIALS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|mask|>")
+END_OF_TEXT, PAD, START_OF_TURN, END_OF_TURN, MASK = range(5)
 ROLES = ("system", "user", "assistant")
 
 REMEMBERED_BYTES = 16 * 2**20
@@ -133,6 +133,7 @@ def save(tokenizer: "Tokenizer", out_dir: Path | str) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": SPECIALS[END_OF_TEXT],
         "pad_token": SPECIALS[PAD],
+        "mask_token": SPECIALS[MASK],
         "additional_special_tokens": [SPECIALS[START_OF_TURN], SPECIALS[END_OF_TURN]],
         "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False,
@@ -157,8 +158,8 @@ def load(directory: Path | str) -> "Tokenizer":
 def adopt(directory: Path | str, tokens: Sequence[str] = ()) -> tuple["Tokenizer", list[int | None]]:
     """The tokenizer of a directory made elsewhere as one of ours: SPECIALS first, its other tokens in their order, new `tokens` last.
 
-    Returns it, and for each id the id that the token had, None for a new one. What the directory calls eos (or sep) and pad become
-    END_OF_TEXT and PAD. All else is encoded as before; tokens put around a text (BOS, [CLS]) are not added any more. Raises TokenizerError
+    Returns it, and for each id the id that the token had, None for a new one. What the directory calls eos (or sep), pad and mask
+    become END_OF_TEXT, PAD and MASK. All else is encoded as before; tokens put around a text (BOS, [CLS]) are not added any more. Raises TokenizerError
     for a tokenizer without tokenizer.json or vocabulary by name, or a new token that it could not give back.
     """
     from tokenizers import Tokenizer
@@ -212,14 +213,14 @@ def adopt(directory: Path | str, tokens: Sequence[str] = ()) -> tuple["Tokenizer
 
 
 def _named(directory: Path) -> dict[str, str]:
-    """What a directory made elsewhere calls END_OF_TEXT and PAD."""
+    """What a directory made elsewhere calls END_OF_TEXT, PAD and MASK."""
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
             found |= json.loads((directory / name).read_text())
     named = {key: value["content"] if isinstance(value, dict) else value for key, value in found.items() if key.endswith("_token")}
-    end, pad = named.get("eos_token") or named.get("sep_token"), named.get("pad_token")
-    return {SPECIALS[place]: word for place, word in ((END_OF_TEXT, end), (PAD, pad)) if isinstance(word, str)}
+    words = {END_OF_TEXT: named.get("eos_token") or named.get("sep_token"), PAD: named.get("pad_token"), MASK: named.get("mask_token")}
+    return {SPECIALS[place]: word for place, word in words.items() if isinstance(word, str)}
 
 
 def _ready(tokenizer: "Tokenizer", where: str) -> "Tokenizer":

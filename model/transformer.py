@@ -95,12 +95,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def block_mask(documents_BT: Tensor, causal: bool) -> BlockMask:
+def block_mask(documents_BT: Tensor, causal: bool, ahead_B: Tensor | None) -> BlockMask:
     """What may be seen, as `Transformer._mask` has it, by block of 128 tokens instead of by token, for FlexAttention (Dong et al. 2024)."""
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same = documents_BT[b, q] == documents_BT[b, k]
-        return same & (q >= k) if causal else same
+        if not causal:
+            return same
+        return same & (q >= k) if ahead_B is None else same & ((q >= k) | ahead_B[b])
 
     B, T = documents_BT.shape
     return compiled(create_block_mask)(sees, B, None, T, T, device=documents_BT.device)
@@ -285,14 +287,16 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         hidden: bool = False,
         types_BT: Tensor | None = None,
+        ahead_B: Tensor | None = None,
         head: Callable[[Tensor, nn.Module], Tensor] | None = None,
     ) -> Tensor:
         """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row, or what `head`
         makes of the states before the output matrix and of that matrix.
 
         Under a head of labels or spans the logits are the scores of these, [B, T, labels]. tokens_BT: ids below `vocab`, or vocab + n for
-        row n of a soft prompt. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token attends only to tokens of the same id (and, in a decoder, not later);
-        None means one document a row. positions_BT: None counts from the start of each document, or from the end of the cache.
+        row n of a soft prompt. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token
+        attends only to tokens of the same id (and, in a decoder, not later); None means one document a row. ahead_B: rows of a decoder, without
+        local layers or cache, whose tokens see later ones too. positions_BT: None counts from the start of each document, or from the end of the cache.
         Raises InputError if the sequence is longer than the context, or than the room left in the cache. The slots of a cache may outnumber
         the context, as long as no position does.
         """
@@ -308,7 +312,7 @@ class Transformer(nn.Module):
                 positions_BT = restart(documents_BT)
             else:
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
-        mask_B1TS = self._mask(documents_BT, cache, B, T)
+        mask_B1TS = self._mask(documents_BT, cache, B, T, ahead_B)
         local_B1TS = self._local(mask_B1TS, start, T)
         x_BTC = self._embedded(tokens_BT)
         if self.types is not None:
@@ -349,17 +353,19 @@ class Transformer(nn.Module):
         prompted_BTC = self.prompt((tokens_BT - self.vocab).clamp(min=0))
         return torch.where(soft_BT[..., None], prompted_BTC, self.embed(tokens_BT.where(~soft_BT, 0)))
 
-    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int) -> Tensor | BlockMask | None:
+    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int, ahead_B: Tensor | None) -> Tensor | BlockMask | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
 
         Training on a GPU gets the same as a BlockMask: the other's T² entries a row, read at every layer, would cost more than attention.
         It compiles for half a minute a shape, which calls of other lengths, as in evaluation, are not worth; nor does it know dropout.
         """
         if cache is None and documents_BT is not None and documents_BT.is_cuda and self.training and self._flexible:
-            return block_mask(documents_BT, self.config.kind == "decoder")
+            return block_mask(documents_BT, self.config.kind == "decoder", ahead_B)
         if cache is None:
             if documents_BT is None:
-                return None
+                if ahead_B is None:
+                    return None
+                documents_BT = torch.zeros((B, T), device=self.embed.weight.device, dtype=torch.long)
             keys_BS, start = documents_BT, 0
         else:
             start = cache.length
@@ -368,7 +374,8 @@ class Transformer(nn.Module):
             documents_BT = keys_BS[:, start:]
         mask_BTS = documents_BT[:, :, None] == keys_BS[:, None, :]
         if self.config.kind == "decoder":
-            mask_BTS = mask_BTS & torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)
+            before_BTS = torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)[None]
+            mask_BTS = mask_BTS & (before_BTS if ahead_B is None else before_BTS | ahead_B[:, None, None])
         return mask_BTS[:, None]
 
     def _local(self, mask_B1TS: Tensor | BlockMask | None, start: int, T: int) -> Tensor | BlockMask | None:

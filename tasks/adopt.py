@@ -19,7 +19,7 @@ from tasks.corpus.document import file_sha256, settle
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
 from tasks.report import ended, watch
 
-ADOPT = Stage("adopt", 1)
+ADOPT = Stage("adopt", 2)
 
 
 @dataclass(frozen=True)

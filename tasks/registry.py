@@ -34,6 +34,8 @@ from tasks.tracking import Tracker
 REGISTER = Stage("register", 1)
 PRINT = "ingot.fingerprint"
 """Tag of a version and of a logged model: the register stage that made it."""
+REIGN = "ingot.champions"
+"""Tag of a registered model: the versions that became champion, in order, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _register(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Map
             client.set_model_version_tag(config.model, made.version, "ingot.gate", why)
     client.set_registered_model_alias(config.model, "candidate", made.version)
     if wins:
-        client.set_registered_model_alias(config.model, "champion", made.version)
+        crown(client, config.model, str(made.version))
     info = {
         "name": config.model,
         "version": str(made.version),
@@ -192,13 +194,7 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     directory itself. NotFoundError lists what there is."""
     if (Path(reference) / "config.json").exists():
         return Path(reference)
-    if reference.startswith("stages/"):
-        return model_directory(store, store.need(reference))
-    thing = store.published(*reference.split("/")) if reference.startswith("models/") and reference.count("/") == 2 else None
-    if thing is not None:
-        return model_directory(store, store.need(thing.parts[0]))
-    made = _version(store, config, reference.removeprefix("models:/"))
-    manifest = store.manifest(made.tags["ingot.model"]) if "ingot.model" in made.tags else None
+    manifest, made = _made(store, config, reference)
     if manifest is not None:
         return model_directory(store, manifest)
     import mlflow
@@ -206,6 +202,27 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     uri = tracking_uri(store, config)
     with answering(uri), global_address(uri):
         return Path(mlflow.artifacts.download_artifacts(made.source)) / "artifacts" / "model"
+
+
+def manifest_of(store: Store, config: RegistryConfig, reference: str) -> Manifest:
+    """The training stage of a model named as for `resolve`. NotFoundError where this store lacks it."""
+    manifest, made = _made(store, config, reference)
+    if manifest is None:
+        raise NotFoundError(
+            f"{reference} was made of {made.tags.get('ingot.model', 'what nobody wrote down')}, which {store.url} does not hold"
+        )
+    return manifest
+
+
+def _made(store: Store, config: RegistryConfig, reference: str) -> tuple[Manifest | None, Any]:
+    """The training stage of a model, None where this store lacks it; and its MLflow version, None where the store was asked alone."""
+    if reference.startswith("stages/"):
+        return store.need(reference), None
+    thing = store.published(*reference.split("/")) if reference.startswith("models/") and reference.count("/") == 2 else None
+    if thing is not None:
+        return store.need(thing.parts[0]), None
+    made = _version(store, config, reference.removeprefix("models:/"))
+    return store.manifest(made.tags["ingot.model"]) if "ingot.model" in made.tags else None, made
 
 
 def _version(store: Store, config: RegistryConfig, reference: str) -> Any:
@@ -243,6 +260,56 @@ def aliases(store: Store, config: RegistryConfig) -> list[str]:
         client = connect(uri)
         found = [client.get_model_version(m.name, v) for m in _models(client) for v in sorted(set(m.aliases.values()))]
     return [v.tags["ingot.address"] for v in found if "ingot.address" in v.tags]
+
+
+def crown(client: Any, name: str, version: str) -> None:
+    """Make a version champion. Whoever was it before stands in the model's tag, so that `rollback` knows; killed anywhere and said again, the same."""
+    reigned = _reigned(client, name)
+    if reigned[-1:] != [version]:
+        client.set_registered_model_tag(name, REIGN, json.dumps([*reigned, version]))
+    client.set_registered_model_alias(name, "champion", version)
+
+
+def promote(store: Store, config: RegistryConfig, reference: str) -> Any:
+    """Make name/version or name@alias champion whatever the gate says; its MLflow version. NotFoundError lists what there is."""
+    made, client = _version(store, config, reference.removeprefix("models:/")), connect(tracking_uri(store, config))
+    crown(client, made.name, str(made.version))
+    return made
+
+
+def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
+    """Give champion back to the version that had it before; that version. NotFoundError where nobody had."""
+    made, client = _version(store, config, f"{name}@champion"), connect(tracking_uri(store, config))
+    reigned = _reigned(client, name)
+    # said again after a kill between the two writes, the present champion is no longer in the list
+    before = reigned[: len(reigned) - 1 - reigned[::-1].index(str(made.version))] if str(made.version) in reigned else reigned
+    if not before:
+        raise NotFoundError(
+            f"{name} version {made.version} is the first champion there was: promote another by `ingot promote {name}/VERSION`."
+        )
+    client.set_registered_model_tag(name, REIGN, json.dumps(before))
+    client.set_registered_model_alias(name, "champion", before[-1])
+    return client.get_model_version(name, before[-1])
+
+
+def _reigned(client: Any, name: str) -> list[str]:
+    """Versions in the order in which they became champion."""
+    return list(json.loads(client.get_registered_model(name).tags.get(REIGN, "[]")))
+
+
+def listed(store: Store, config: RegistryConfig, name: str = "") -> list[tuple[Any, list[str]]]:
+    """All registered versions (of one model), newest first, with their aliases; none where MLflow holds nothing."""
+    uri = tracking_uri(store, config)
+    if not _begun(uri):
+        return []
+    with answering(uri):
+        client = connect(uri)
+        found = []
+        for model in _models(client):
+            if name in ("", model.name):
+                for version in client.search_model_versions(f"name = '{model.name}'", order_by=["version_number DESC"]):
+                    found.append((version, sorted(alias for alias, held in model.aliases.items() if str(held) == str(version.version))))
+    return found
 
 
 def _begun(uri: str) -> bool:

@@ -88,7 +88,7 @@ def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None])
         work.store.path(encode, file)
     enough = encode.info["tokens"]["valid"] > config.train.length  # one sample has length + 1 tokens
     run = Run(
-        objective="pretrain", fingerprint=work.fingerprint, data_fingerprint=encode.content, model=config.model, train=config.train, vocab=encode.info["vocab"],
+        data="stream", fingerprint=work.fingerprint, data_fingerprint=encode.content, model=config.model, train=config.train, vocab=encode.info["vocab"],
         shards=_prefixes(work, "encode", "train-"), valid=_prefixes(work, "encode", "valid-") if enough else (), tokenizer=str(_folder(work, "tokenizer", "tokenizer")),
         start=str(_folder(work, "start", "model")) if "start" in work.inputs else None, out=str(work.dir),
     )  # fmt: skip
@@ -112,7 +112,7 @@ def _finetune(work: Work, config: TrainConfig, on_row: Callable[[Row], None]) ->
             f"no training example of {work.inputs['examples'].address} can be used: {dict(counts['train'])}. Raise finetune.length or mend the files."
         )
     run = Run(
-        objective="finetune", fingerprint=work.fingerprint, data_fingerprint=work.inputs["examples"].content,
+        data="packed", fingerprint=work.fingerprint, data_fingerprint=work.inputs["examples"].content,
         model=from_dict(ModelConfig, start.info["model"]), train=config, vocab=start.info["vocab"],
         shards=(str(work.dir / "examples/train"),), valid=(str(work.dir / "examples/valid"),) if counts["valid"]["kept"] else (),
         tokenizer=str(folder), start=str(_folder(work, "start", "model")), out=str(work.dir),

@@ -37,7 +37,7 @@ from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER = Stage("tokenizer", 2)
+TOKENIZER = Stage("tokenizer", 3)
 STAGE = Stage("encode", 2)
 LISTED = pa.schema([("id", pa.string()), ("tokens", pa.int64())])
 """Columns of .documents.parquet: a document and the length of its sequence, end token included."""

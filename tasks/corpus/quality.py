@@ -114,7 +114,7 @@ def prepare(config: FilterConfig) -> None:
     """Load what every rank needs: the language model, and the splitters of the languages that may stay."""
     from tasks.corpus.words import splitter
 
-    detect("")
+    detect("a text with letters")
     for language in config.languages:
         splitter(language)
 

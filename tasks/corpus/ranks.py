@@ -48,7 +48,7 @@ FAILED = 3
 
 def launch(control: int) -> None:
     """Serve requests ({"scratch", "rank", "variables"}, with the slot's socket) until the other side is gone, or no slot ran for IDLE seconds."""
-    sys.meta_path.insert(0, NoPandas())
+    sys.meta_path.insert(0, Without())
     asked = socket.socket(fileno=control)
     slots: dict[int, tuple[int, socket.socket]] = {}
     while True:
@@ -90,11 +90,12 @@ def launch(control: int) -> None:
             _say(channel, str(pid))
 
 
-class NoPandas(MetaPathFinder):
-    """No rank uses pandas; pyarrow would import it, half a second in every slot, to ask whether a list is one of its series."""
+class Without(MetaPathFinder):
+    """No rank uses these: pyarrow would import pandas, half a second in every slot, to ask whether a list is one of its series; spaCy torch, 1.3 s, because
+    it is there."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
-        if name == "pandas":
+        if name in ("pandas", "torch"):
             raise ImportError(name)
 
 

@@ -31,7 +31,7 @@ GOAL = 1.8
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=16)
+    parser.add_argument("--copies", type=int, default=64)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     given.rounds, given.copies = (1, 1) if given.quick else (given.rounds, given.copies)

@@ -160,7 +160,7 @@ def pretrain(store: Any, r: Any, shards: Any, tokenizer: Any, folder: Path) -> d
         str(store.path(shards, f)).removesuffix(".bin") for f in shards.files if f.path.startswith("train-") and f.path.endswith(".bin")
     ]
     run = Run(
-        objective="pretrain", fingerprint="f" * 64, data_fingerprint=shards.content, model=r.model,
+        data="stream", fingerprint="f" * 64, data_fingerprint=shards.content, model=r.model,
         train=replace(r.pretrain, steps=8, warmup=2, valid_every=0, save_every=8, ranks=1, micro_batch=r.pretrain.batch, device="cpu"),
         vocab=shards.info["vocab"], shards=tuple(prefixes), valid=(), tokenizer=str(store.dir(tokenizer.address) / "tokenizer"), start=None,
         out=str(folder / "pretrain"),

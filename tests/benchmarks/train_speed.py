@@ -33,7 +33,7 @@ import numpy as np
 from figures import REPO, Figure, arguments, conclude, table
 
 from model.batches import NO_LOSS, Batches, Stream
-from model.config import ModelConfig, Run, TrainConfig, from_dict, qwen3, to_dict
+from model.config import Causal, ModelConfig, Run, TrainConfig, from_dict, qwen3, to_dict
 from model.shards import Shard, ShardWriter
 from model.train import launch
 
@@ -121,12 +121,12 @@ def run_over(
     """A run in `folder` over these shards: fp32, one rank, no accumulation, nothing evaluated and nothing saved before its end."""
     (folder / "tokenizer").mkdir()
     train = TrainConfig(
-        steps=steps, batch=batch, length=length, lr=1e-3, min_lr=0.1, warmup=2, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
+        objective=Causal("causal"), steps=steps, batch=batch, length=length, lr=1e-3, min_lr=0.1, warmup=2, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
         eps=1e-8, clip=1.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=steps, keep=1, ranks=1, micro_batch=batch, zero=1,
         compile=False, checkpointing=False, device=device, timeout=600.0,
     )  # fmt: skip
     return Run(
-        objective="pretrain", fingerprint="f" * 64, data_fingerprint="d" * 64, model=shape, train=train, vocab=vocab,
+        data="stream", fingerprint="f" * 64, data_fingerprint="d" * 64, model=shape, train=train, vocab=vocab,
         shards=tuple(str(prefix) for prefix in shards), valid=(), tokenizer=str(folder / "tokenizer"), start=None, out=str(folder),
     )  # fmt: skip
 

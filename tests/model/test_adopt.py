@@ -32,7 +32,7 @@ def foreign(directory: Path, kind: str) -> Tokenizer:
         specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         made.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=150, special_tokens=specials, show_progress=False))
         made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-        named: dict[str, Any] = {"sep_token": "[SEP]", "pad_token": "[PAD]"}
+        named: dict[str, Any] = {"sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
     else:
         made = Tokenizer(models.BPE())
         made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -46,7 +46,7 @@ def foreign(directory: Path, kind: str) -> Tokenizer:
             named = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
         else:
             made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-            named = {"eos_token": {"content": "</s>", "special": True}, "pad_token": "<pad>"}
+            named = {"eos_token": {"content": "</s>", "special": True}, "pad_token": "<pad>", "mask_token": "<mask>"}
     directory.mkdir(exist_ok=True)
     made.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(named))
@@ -66,14 +66,13 @@ def build(config: ModelConfig, vocab: int) -> Transformer:
 def test_an_adopted_tokenizer_has_ingots_specials_first_and_encodes_as_before(tmp_path: Path, kind: str) -> None:
     original = foreign(tmp_path, kind)
     ours, rows = tokenizer.adopt(tmp_path)
-    assert [ours.id_to_token(number) for number in range(4)] == list(tokenizer.SPECIALS)
-    before = [
-        {"gpt2": "<|endoftext|>", "roberta": "</s>", "wordpiece": "[SEP]"}[kind],
-        {"roberta": "<pad>", "wordpiece": "[PAD]"}.get(kind),
+    assert [ours.id_to_token(number) for number in range(5)] == list(tokenizer.SPECIALS)
+    end, pad, mask = {"gpt2": ("<|endoftext|>", "", ""), "roberta": ("</s>", "<pad>", "<mask>"), "wordpiece": ("[SEP]", "[PAD]", "[MASK]")}[
+        kind
     ]
-    assert rows[:4] == [original.token_to_id(before[0]), original.token_to_id(before[1]) if before[1] else None, None, None]
+    assert rows[:5] == [original.token_to_id(end), original.token_to_id(pad), None, None, original.token_to_id(mask)]
     assert sorted(row for row in rows if row is not None) == list(range(original.get_vocab_size()))
-    for number, row in enumerate(rows[4:], 4):
+    for number, row in enumerate(rows[5:], 5):
         assert ours.id_to_token(number) == original.id_to_token(row)
     original.encode_special_tokens = True
     for text in SENTENCES:
@@ -85,7 +84,7 @@ def test_an_adopted_tokenizer_has_ingots_specials_first_and_encodes_as_before(tm
 def test_new_tokens_come_last_and_come_back(tmp_path: Path) -> None:
     original = foreign(tmp_path, "gpt2")
     ours, rows = tokenizer.adopt(tmp_path, ("lighthouse", "灯塔", "the", "lighthouse", "<|pad|>"))
-    assert rows[-2:] == [None, None] and len(rows) == original.get_vocab_size() + 3 + 2
+    assert rows[-2:] == [None, None] and len(rows) == original.get_vocab_size() + 4 + 2
     ids = tokenizer.encode(ours, "a lighthouse, 灯塔的")
     assert {len(rows) - 2, len(rows) - 1} <= set(ids) and ours.decode(ids) == "a lighthouse, 灯塔的"
     for token in ("naïve", ""):  # letters that the byte alphabet takes for bytes

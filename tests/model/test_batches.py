@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import NO_LOSS, PADDING, Batches, Packed, Stream, plan, plan_path, shuffled
+from model.batches import NO_LOSS, PADDING, Batch, Batches, Packed, Pairs, Stream, held_out, plan, plan_path, shuffled
 from model.errors import EmptyError, ShardError
 from model.shards import Shard, ShardWriter
 from model.tokenizer import PAD
@@ -190,3 +190,50 @@ def test_a_plan_for_another_length_or_shard_is_refused(tmp_path):
 def test_a_shard_without_mask_or_plan_is_refused(tmp_path):
     with pytest.raises(ShardError, match="no loss mask or no packing plan"):
         Packed(shards(tmp_path, [[5, 6]]), 8)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_pairs_are_two_texts_a_row_each_in_its_half(tmp_path, labelled):
+    texts = [np.arange(10 * n + 5, 10 * n + 5 + size) for n, size in enumerate((3, 9, 4, 2))]
+    with ShardWriter(tmp_path / "a", np.uint16) as writer:
+        for text in texts:
+            writer.add(text)
+    pairs = Pairs([Shard(tmp_path / "a")], 5, labelled)
+    assert pairs.samples == (2 if labelled else 4) and pairs.targets(np.array([1, 0])) == 2
+    batch = pairs.read(np.array([1, 0]))
+    for row, sample in enumerate((1, 0)):
+        own = texts[2 * sample : 2 * sample + 2] if labelled else [texts[sample]] * 2
+        for half, text in enumerate(own):
+            here, size = slice(5 * half, 5 * half + 5), min(5, len(text))
+            assert batch.tokens[row, here].tolist() == [*text[:5], *[PAD] * (5 - size)]
+            assert batch.documents[row, here].tolist() == [half] * size + [PADDING] * (5 - size)
+            assert batch.positions[row, here][:size].tolist() == list(range(size))
+    assert batch.count == 2
+    assert pairs.documents(1) == ([("a", 2), ("a", 3)] if labelled else [("a", 1)])
+
+
+def test_an_odd_number_of_documents_makes_no_pairs(tmp_path):
+    with ShardWriter(tmp_path / "a", np.uint16) as writer:
+        writer.add(np.arange(5))
+    with pytest.raises(EmptyError, match="a: 1 documents, which make no pairs"):
+        Pairs([Shard(tmp_path / "a")], 5, True)
+
+
+def test_noise_is_that_of_the_row_and_the_share_done_and_is_made_once_a_step(tmp_path):
+    with ShardWriter(tmp_path / "a", np.uint16) as writer:
+        writer.add(np.arange(5, 205))
+    asked = []
+
+    def noise(batch, keys, done):
+        asked.append((keys.tolist(), done))
+        return Batch(batch.tokens + 1, np.where(keys[:, None] % np.uint64(2), batch.targets, NO_LOSS), batch.documents, batch.positions)
+
+    batches = Batches(Stream([Shard(tmp_path / "a")], 8), "f", 4, 1, noise, steps=11)
+    plain = Batches(Stream([Shard(tmp_path / "a")], 8), "f", 4, 1)
+    whole = batches.rows(5, 0, 4)
+    assert np.array_equal(whole.tokens, plain.rows(5, 0, 4).tokens + 1) and asked[0][1] == 0.5
+    assert np.array_equal(batches.rows(5, 1, 3).tokens, whole.tokens[1:3]) and batches.targets(5) == whole.count and len(asked) == 1
+    batches.rows(6, 0, 1)
+    assert not set(asked[0][0]) & set(asked[1][0])  # every row of every step has a key of its own
+    first, second = (held_out(Stream([Shard(tmp_path / "a")], 8), 6, "f", noise) for _ in range(2))
+    assert np.array_equal(first.targets, second.targets) and asked[-1] == asked[-2] and asked[-1][1] == 1.0

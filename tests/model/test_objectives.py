@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.batches import NO_LOSS
-from model.objectives import causal, in_pieces, mean, share
+from model.objectives import cross_entropy, in_pieces, info_nce, mean, pool, share
 
 VOCAB = 11
 
@@ -22,13 +22,13 @@ def rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_sums_are_those_of_the_definition():
     logits = torch.tensor([[[0.0, math.log(3)], [5.0, 1.0]], [[0.0, 0.0], [2.0, 2.0]]])
-    sums = causal(logits, torch.tensor([[1, NO_LOSS], [0, 1]]))
+    sums = cross_entropy(logits, torch.tensor([[1, NO_LOSS], [0, 1]]))
     assert torch.allclose(sums, torch.tensor([-math.log(3 / 4), 2 * math.log(2)]))
 
 
 def test_logits_in_bf16_are_summed_in_fp32():
     logits = torch.zeros(1, 2000, 3, dtype=torch.bfloat16)
-    assert causal(logits, torch.zeros(1, 2000, dtype=torch.long)).item() == pytest.approx(2000 * math.log(3), rel=1e-5)
+    assert cross_entropy(logits, torch.zeros(1, 2000, dtype=torch.long)).item() == pytest.approx(2000 * math.log(3), rel=1e-5)
 
 
 @pytest.mark.parametrize("ranks, accumulation", [(1, 1), (1, 4), (2, 2), (4, 1), (2, 4)])
@@ -42,7 +42,7 @@ def test_ranks_and_accumulation_change_neither_loss_nor_gradient(ranks, accumula
     sums, gradient = torch.zeros(8), torch.zeros_like(reference)
     for number, here in enumerate(torch.arange(8).chunk(parts)):
         weight = reference.detach().clone().requires_grad_()
-        row_sums = causal(inputs[here] @ weight.T, targets[here])
+        row_sums = cross_entropy(inputs[here] @ weight.T, targets[here])
         share(row_sums, count, parts).backward()
         gradient += weight.grad / accumulation / ranks  # what DeepSpeed does with every micro-batch of every rank
         sums[here] = row_sums.detach()
@@ -64,7 +64,7 @@ def test_a_loss_taken_piece_by_piece_is_the_whole_one_in_value_and_gradient(toke
         output = torch.nn.Linear(6, VOCAB, bias=False)
         torch.nn.init.normal_(output.weight, generator=torch.Generator().manual_seed(1))
         states = inputs.clone().requires_grad_()
-        sums = in_pieces(causal, states, output, targets, tokens) if pieces else causal(output(states), targets)
+        sums = in_pieces(cross_entropy, states, output, targets, tokens) if pieces else cross_entropy(output(states), targets)
         (sums * torch.arange(8)).sum().backward()
         found.append((sums.detach(), states.grad, output.weight.grad))
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
@@ -76,8 +76,22 @@ def test_a_loss_taken_piece_by_piece_holds_no_logits_of_another_piece():
 
     def objective(logits: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         seen.append(tuple(logits.shape))
-        return causal(logits, here)
+        return cross_entropy(logits, here)
 
     in_pieces(objective, inputs.requires_grad_(), torch.nn.Linear(6, VOCAB), targets, 16).sum().backward()
     forward = [(8, 2, VOCAB), (8, 2, VOCAB), (8, 1, VOCAB)]
     assert seen == forward + forward[::-1]  # the second time for backward
+
+
+def test_info_nce_is_cross_entropy_of_each_among_all_seconds():
+    vectors = torch.nn.functional.normalize(torch.randn(5, 2, 7, generator=torch.Generator().manual_seed(1)), dim=-1)
+    for row in range(5):
+        scores = [math.exp(float(vectors[row, 0] @ vectors[other, 1]) / 0.1) for other in range(5)]
+        assert float(info_nce(vectors, 0.1)[row]) == pytest.approx(-math.log(scores[row] / sum(scores)), abs=1e-5)
+
+
+def test_a_pooled_text_is_the_mean_of_its_states_or_the_first():
+    states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
+    documents = torch.tensor([[0, 0, 0, 0], [0, 0, -1, -1]])
+    assert torch.allclose(pool(states, documents, "mean"), torch.stack((states[0].mean(0), states[1, :2].mean(0))))
+    assert torch.equal(pool(states, documents, "first"), states[:, 0])

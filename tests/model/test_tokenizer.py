@@ -206,7 +206,7 @@ def test_render_equals_transformers_chat_template(tokenizer: Tokenizer, theirs: 
 def test_transformers_reads_the_directory_with_the_same_ids(directory: Path, theirs: Any) -> None:
     ours = tk.load(directory)
     assert (theirs.eos_token_id, theirs.pad_token_id) == (tk.END_OF_TEXT, tk.PAD)
-    assert theirs.convert_tokens_to_ids(list(tk.SPECIALS)) == [0, 1, 2, 3]
+    assert theirs.convert_tokens_to_ids(list(tk.SPECIALS)) == [0, 1, 2, 3, 4] and theirs.mask_token_id == tk.MASK
     for text in TEXTS[:4]:
         assert theirs.encode(text) == tk.encode(ours, text)
         assert theirs.decode(theirs.encode(text)) == text

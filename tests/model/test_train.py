@@ -20,8 +20,24 @@ import pytest
 import torch
 
 from model import checkpoint, families, loop, objectives, zero
-from model.batches import NO_LOSS, Batches, Packed, Stream, plan, plan_path
-from model.config import ModelConfig, Run, TrainConfig, gpt2, gpt_neo, llama, qwen3, to_dict
+from model.batches import NO_LOSS, Batch, Batches, Packed, Stream, held_out, plan, plan_path
+from model.config import (
+    Causal,
+    Contrastive,
+    Masked,
+    Mixed,
+    ModelConfig,
+    Objective,
+    Run,
+    Spans,
+    TrainConfig,
+    from_dict,
+    gpt2,
+    gpt_neo,
+    llama,
+    qwen3,
+    to_dict,
+)
 from model.errors import CheckpointError, ConfigError, NonFiniteError, RankError, ShardError
 from model.shards import Shard, ShardWriter
 from model.tokenizer import save as save_tokenizer
@@ -32,11 +48,20 @@ from model.transformer import Transformer
 VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
 TRAIN = TrainConfig(
-    steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
+    objective=Causal("causal"), steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
     eps=1e-8, clip=1.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, ranks=1, micro_batch=4, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=120.0,
 )  # fmt: skip
 SHORT = replace(TRAIN, steps=6, save_every=3, valid_every=3)
+BERT = Masked("masked", 0.4, 0.15, 0.8, 0.1, whole_words=False)
+OBJECTIVES: dict[str, Objective] = {
+    "masked": BERT,
+    "whole words": replace(BERT, whole_words=True),
+    "spans": Spans("spans", 0.2, 3.0),
+    "mixed": Mixed("mixed", 0.5, BERT),
+    "contrastive": Contrastive("contrastive", "labelled", 0.05, "mean"),
+    "contrastive, first": Contrastive("contrastive", "labelled", 0.05, "first"),
+}
 ODD = 99
 """A token that only one document has."""
 TIMES = ("seconds", "tokens_per_s", "mfu", "rss_bytes", "gpu_bytes")
@@ -46,7 +71,7 @@ TIMES = ("seconds", "tokens_per_s", "mfu", "rss_bytes", "gpu_bytes")
 def data(tmp_path_factory) -> Path:
     """Two training shards (of which document 7 of the second holds ODD), a validation shard, a tokenizer."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, count in (("train-00000", 60), ("train-00001", 40), ("valid-00000", 9)):
+    for name, count in (("train-00000", 60), ("train-00001", 40), ("valid-00000", 10)):
         with ShardWriter(folder / name, np.uint16) as writer:
             for number, size in enumerate(rng.integers(3, 90, count)):
                 ids = np.append(np.cumsum(rng.integers(0, 3, size)) % 90 + 4, 0)
@@ -56,12 +81,12 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def a_run(data: Path, out: Path, train: TrainConfig = TRAIN, model: ModelConfig = MODEL, **more) -> Path:
+def a_run(folder: Path, out: Path, train: TrainConfig = TRAIN, model: ModelConfig = MODEL, **more) -> Path:
     """run.json in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    fields = {"objective": "pretrain", "fingerprint": "f" * 64, "data_fingerprint": "d" * 64, "start": None, "vocab": VOCAB}
-    fields |= {"shards": (str(data / "train-00000"), str(data / "train-00001")), "valid": (str(data / "valid-00000"),)}
-    run = Run(**(fields | more), model=model, train=train, tokenizer=str(data / "tokenizer"), out=str(out))
+    fields = {"data": "stream", "fingerprint": "f" * 64, "data_fingerprint": "d" * 64, "start": None, "vocab": VOCAB}
+    fields |= {"shards": (str(folder / "train-00000"), str(folder / "train-00001")), "valid": (str(folder / "valid-00000"),)}
+    run = Run(**(fields | more), model=model, train=train, tokenizer=str(folder / "tokenizer"), out=str(out))
     (out / "run.json").write_text(json.dumps(to_dict(run)))
     return out / "run.json"
 
@@ -168,7 +193,7 @@ def test_the_model_left_behind_has_the_validation_loss_that_was_reported(data, w
     batch = source.read(np.arange(source.samples))  # fewer than valid_batches × batch: all of them
     logits = model(torch.from_numpy(batch.tokens), documents_BT=torch.from_numpy(batch.documents))
     targets = torch.from_numpy(batch.targets)
-    loss = objectives.mean(objectives.causal(logits, targets).detach(), int((targets != NO_LOSS).sum()))
+    loss = objectives.mean(objectives.cross_entropy(logits, targets).detach(), int((targets != NO_LOSS).sum()))
     found = losses(whole, "valid_loss")
     assert len(found) == 4 and found[-1] == pytest.approx(loss, abs=1e-6)
     done = json.loads((whole / "done.json").read_text())
@@ -261,7 +286,9 @@ def wait_for(condition, seconds: float = 60) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model": replace(MODEL, kind="encoder")}, "needs a decoder"),
+        ({"model": replace(MODEL, kind="encoder")}, "objective causal predicts the next token and needs model.kind=decoder; it is encoder"),
+        ({"train": replace(TRAIN, objective=BERT)}, "objective masked fills in tokens from both sides and needs model.kind=encoder"),
+        ({"train": replace(TRAIN, objective=BERT), "data": "packed"}, "examples are learnt by objective causal, not masked"),
         ({"model": replace(MODEL, context=16)}, r"train.length \(32\) exceeds model.context \(16\)"),
         ({"train": replace(TRAIN, batch=12, micro_batch=4)}, r"batch \(12\) must be a multiple of micro_batch × ranks \(4 × 2\)"),
         ({"vocab": 128}, r"tokenizer\.json has token ids up to 2\d\d, the weights rows for 128"),
@@ -371,6 +398,70 @@ def test_compiling_changes_results_by_rounding_only_and_no_name(data, short, tmp
     a_run(data, path.parent, replace(train, compile=False, checkpointing=False))
     assert go(path)[0]["step"] == 3  # a checkpoint knows of neither
     assert losses(path.parent) == pytest.approx(losses(short), abs=1e-5)
+
+
+def learnt(data: Path, run: Run) -> tuple[list[float], dict[str, float]]:
+    """Losses, and validation's figures, of an objective in plain PyTorch: whole batches, losses by their definition."""
+    train, wanted, model = run.train, run.train.objective, Transformer(run.model, run.vocab)
+    model.init_weights(train.seed)
+    objective = objectives.of(run)
+    batches = Batches(objective.source(run.shards), run.data_fingerprint, train.batch, train.seed, objective.noise, train.steps)
+
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, float]:
+        tokens, targets, documents = (torch.from_numpy(a) for a in (batch.tokens, batch.targets, batch.documents))
+        if isinstance(wanted, Contrastive):
+            vectors = []
+            for half in (tokens[:, : train.length], tokens[:, train.length :]):
+                rows = []
+                for row, there in zip(half, documents.view(len(tokens), 2, -1)[:, len(vectors)], strict=True):
+                    states = model(row[there >= 0][None], hidden=True)[0]
+                    rows.append(states.mean(0) if wanted.pooling == "mean" else states[0])
+                vectors.append(torch.stack(rows))
+            scores = torch.nn.functional.cosine_similarity(vectors[0][:, None], vectors[1][None], dim=-1) / wanted.temperature
+            own = torch.arange(len(scores))
+            return -scores.log_softmax(1)[own, own].mean(), float((scores.argmax(1) == own).double().mean())
+        ahead = None if batch.ahead is None else torch.from_numpy(batch.ahead)
+        logits, here = model(tokens, documents_BT=documents, ahead_B=ahead), targets != NO_LOSS
+        return torch.nn.functional.cross_entropy(logits[here], targets[here]), float(
+            (logits[here].argmax(-1) == targets[here]).double().mean()
+        )
+
+    optimizer, found = zero.optimizer(model, train), []
+    for step in range(train.steps):
+        loss, _ = loss_of(batches.rows(step, 0, train.batch))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = zero.learning_rate(train, step)
+        optimizer.step()
+        found.append(loss.item())
+    with torch.no_grad():
+        valid = held_out(objective.source(run.valid), train.valid_batches * train.batch, run.data_fingerprint, objective.noise)
+        loss, accuracy = loss_of(valid)
+    return found, {"valid_loss": loss.item(), "valid_accuracy": accuracy}
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "ranks"),
+    [
+        pytest.param(name, *how, marks=() if (name, how) == ("contrastive", (1, 1)) else pytest.mark.full)
+        for name in OBJECTIVES
+        for how in ([(1, 1), (2, 2), (3, 2)] if name in ("masked", "contrastive") else [(1, 2)])
+    ],
+)
+def test_each_objective_is_that_of_its_definition_over_whole_batches(data, tmp_path, name, stage, ranks):
+    wanted = OBJECTIVES[name]
+    model = MODEL if name in ("spans", "mixed", "contrastive") else replace(MODEL, kind="encoder")
+    train = replace(SHORT, objective=wanted, zero=stage, ranks=ranks, micro_batch=2, valid_every=6)
+    path = a_run(data, tmp_path / "out", train, model)
+    go(path)
+    run = from_dict(Run, json.loads(path.read_text()))
+    expected, checked = learnt(data, run)
+    assert losses(tmp_path / "out") == pytest.approx(expected, abs=2e-5)
+    last = steps(tmp_path / "out")[-1]
+    assert {key: last[key] for key in checked} == pytest.approx(checked, abs=2e-5)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
 @pytest.mark.full
@@ -508,7 +599,7 @@ def test_finetuning_starts_from_a_model_and_learns_masked_tokens_only(data, whol
     np.save(plan_path(tmp_path / "train"), plan(Shard(tmp_path / "train").sizes, length))
     train = replace(SHORT, lr=1e-3, ranks=2, micro_batch=2)
     prefixes = (str(tmp_path / "train"),)
-    go(a_run(data, tmp_path / "out", train, objective="finetune", start=str(whole / "model"), shards=prefixes, valid=prefixes))
+    go(a_run(data, tmp_path / "out", train, data="packed", start=str(whole / "model"), shards=prefixes, valid=prefixes))
     source = Packed([Shard(tmp_path / "train")], length)
     expected, norms, _ = plain(data, train, source, families.load(whole / "model"))
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)

@@ -180,15 +180,29 @@ def documents_of(length: int) -> torch.Tensor:
     return documents
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+@pytest.mark.parametrize("kind", ["decoder", "encoder", "both"])
 @pytest.mark.parametrize("length", [300, 256])
 @torch.no_grad()
 def test_a_mask_by_blocks_gives_the_logits_of_the_dense_one(monkeypatch, kind: str, length: int) -> None:
-    model, ids = build(replace(CONFIGS["qwen3"], kind=kind, context=512)), tokens(2, length)
-    dense = model(ids, documents_BT=documents_of(length))
+    ahead = torch.tensor([False, True]) if kind == "both" else None
+    model = build(replace(CONFIGS["qwen3"], kind="encoder" if kind == "encoder" else "decoder", context=512))
+    ids, documents = tokens(2, length), documents_of(length)
+    dense = model(ids, documents_BT=documents, ahead_B=ahead)
     monkeypatch.setattr(transformer, "compiled", lambda function: function)  # uncompiled it runs on a CPU too
-    monkeypatch.setattr(model, "_mask", lambda documents, *rest: transformer.block_mask(documents, kind == "decoder"))
-    torch.testing.assert_close(model(ids, documents_BT=documents_of(length)), dense, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(model, "_mask", lambda documents, *rest: transformer.block_mask(documents, kind != "encoder", ahead))
+    torch.testing.assert_close(model(ids, documents_BT=documents, ahead_B=ahead), dense, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@torch.no_grad()
+def test_rows_that_see_ahead_compute_what_an_encoder_does_and_the_others_what_a_decoder_does(split: bool) -> None:
+    decoder = build(replace(CONFIGS["qwen3"], context=64))
+    encoder = Transformer(replace(decoder.config, kind="encoder"), decoder.vocab).eval()
+    encoder.load_state_dict(decoder.state_dict())
+    ids, documents = tokens(2, 20), (torch.arange(20) // 8).expand(2, 20) if split else None
+    both = decoder(ids, documents_BT=documents, ahead_B=torch.tensor([False, True]))
+    torch.testing.assert_close(both[0], decoder(ids, documents_BT=documents)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[1], encoder(ids, documents_BT=documents)[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has gradients on a GPU only")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import models
 import pytest
+from chain import asked
 
 from model.errors import ConfigError, NotFoundError, ServiceError
 from tasks import registry
@@ -398,3 +399,40 @@ def test_tables_get_room_and_nothing_else_changes():
     assert roomy("a | b\n| x | y |\n|---|---:|\n| 1 |  |") == "a | b\n|_x_|_y_|\n|---|---:|\n|_1_|__|".replace(
         "|_", "|\u200b\u2002"
     ).replace("_|", "\u2002\u200b|")
+
+
+def test_champion_goes_forth_and_back_through_those_who_had_it(built, monkeypatch):
+    store, stages, evaluation = built
+    for score in (2.5, 2.4, 2.6):
+        register(store, models.judged(store, stages, evaluation, bits_per_byte=score))
+    assert alias(store, "champion") == 2
+    assert registry.promote(store, models.REGISTRY, "ingot-test@candidate").version == 3 and alias(store, "champion") == 3
+    assert [aliases for _, aliases in registry.listed(store, models.REGISTRY)] == [["candidate", "champion"], [], []]
+    from mlflow import MlflowClient
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # killed between the two writes, and said again: one step back, not two
+        patch.setattr(MlflowClient, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback(store, models.REGISTRY, "ingot-test")
+    registry.rollback(store, models.REGISTRY, "ingot-test")
+    assert alias(store, "champion") == 2
+    registry.rollback(store, models.REGISTRY, "ingot-test")
+    assert alias(store, "champion") == 1
+    with pytest.raises(NotFoundError, match="version 1 is the first champion there was: promote another"):
+        registry.rollback(store, models.REGISTRY, "ingot-test")
+    with pytest.raises(NotFoundError, match="no model 'ingot-test/9'"):
+        registry.promote(store, models.REGISTRY, "ingot-test/9")
+
+
+def test_the_commands_list_promote_and_roll_back(built):
+    store, stages, evaluation = built
+    assert "ingot run demo" in str(asked(store.url, "models").exception)
+    for score in (2.5, 2.6):
+        register(store, models.judged(store, stages, evaluation, bits_per_byte=score))
+    assert "ingot-test version 2 is champion" in asked(store.url, "promote", "ingot-test/2").output
+    assert "ingot-test version 1 is champion again" in asked(store.url, "rollback", "ingot-test").output
+    rows = [line.split() for line in asked(store.url, "models", "ingot-test").output.splitlines() if line.strip().startswith("ingot-test")]
+    assert [row[:3] for row in rows] == [["ingot-test", "2", "candidate"], ["ingot-test", "1", "champion"]]
