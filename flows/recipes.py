@@ -103,7 +103,7 @@ class Recipe:
 def train(steps: int, batch: int, length: int, lr: float, warmup: int, **more: Any) -> TrainConfig:
     """A TrainConfig with the house's choices for what is not named."""
     common: dict[str, Any] = {
-        "objective": Causal("causal"), "min_lr": 0.1, "schedule": "cosine", "decay": 0, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "clip": 1.0, "precision": "fp32",
+        "objective": Causal("causal"), "adapter": None, "min_lr": 0.1, "schedule": "cosine", "decay": 0, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "clip": 1.0, "precision": "fp32",
         "seed": 1, "valid_every": max(1, steps // 5), "valid_batches": 4, "save_every": max(1, steps // 4), "keep": 2, "ranks": 1, "micro_batch": batch, "zero": 1,
         "compile": False, "checkpointing": False, "device": "auto", "timeout": 600.0,
     }  # fmt: skip

@@ -10,7 +10,7 @@ Shape suffixes: B rows, L tokens, N samples or examples.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from model.tokenizer import PAD
 
 NO_LOSS = -100
 """Target where nothing is learnt: torch's ignore_index."""
+SPAN = 1 << 15
+"""A target that names two places holds first · SPAN + last."""
 PADDING = -1
 """Document id of padding, as transformer.py has it."""
 
@@ -42,6 +44,8 @@ class Batch:
     """Place within that document, or within as much of it as the row holds."""
     ahead: np.ndarray | None = None
     """Whether a row's tokens see what follows them too, bool [B]; None: as the model is made."""
+    reference: np.ndarray | None = None
+    """Log-probability of each document's targets by the model that training starts from, nats, float32 [B, L], at its first place; None: not known."""
 
     @property
     def count(self) -> int:
@@ -51,7 +55,8 @@ class Batch:
     def cut(self, lo: int, hi: int) -> "Batch":
         """Rows [lo, hi)."""
         tokens, targets, documents, positions = (array[lo:hi] for array in (self.tokens, self.targets, self.documents, self.positions))
-        return Batch(tokens, targets, documents, positions, None if self.ahead is None else self.ahead[lo:hi])
+        ahead, reference = (None if array is None else array[lo:hi] for array in (self.ahead, self.reference))
+        return Batch(tokens, targets, documents, positions, ahead, reference)
 
 
 Noise = Callable[[Batch, np.ndarray, float], Batch]
@@ -255,6 +260,31 @@ class Packed:
     def _mask(shard: Shard) -> np.ndarray:
         assert shard.mask_T is not None
         return shard.mask_T
+
+
+def reference_path(prefix: Path) -> Path:
+    """Where the log-probabilities of a shard's examples by the start lie, float32 [N]: `PREFIX.reference.npy`."""
+    return prefix.with_name(prefix.name + ".reference.npy")
+
+
+class Preferences(Packed):
+    """Packed examples of which each two are a better and a worse answer, side by side in a row; a pair counts as one target."""
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """As Source; with the start's log-probabilities, once they are known."""
+        batch, found = super().read(samples), np.zeros((len(samples), self._length), dtype=np.float32)
+        for row, sample in enumerate(samples):
+            shard, examples = self._rows[int(sample)]
+            if not reference_path(shard.prefix).exists():
+                return batch
+            known_N = np.load(reference_path(shard.prefix), mmap_mode="r", allow_pickle=False)
+            begins = np.cumsum([0, *(shard.sizes[examples] - 1)])[:-1]
+            found[row, begins] = known_N[examples]
+        return replace(batch, reference=found)
+
+    def targets(self, samples: np.ndarray) -> int:
+        """As Source."""
+        return sum(len(self._rows[int(sample)][1]) // 2 for sample in samples)
 
 
 class Pairs:

@@ -236,34 +236,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank matrices beside frozen ones: W x + alpha/rank · B A x (Hu et al. 2021). Only they are trained, and a head of labels or spans."""
-
-    __pydantic_config__ = STRICT
-
-    kind: Literal["lora"]
-    rank: Annotated[int, Field(ge=1)]
-    """Rows of A and columns of B."""
-    alpha: Annotated[float, Field(gt=0)]
-    """Weight of the product, divided by the rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Probability of dropping in A's input."""
-    modules: Annotated[tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...], Field(min_length=1)]
-    """Matrices of each block that get a pair; gate is only there with swiglu."""
-
-
-@dataclass(frozen=True)
-class SoftPrompt:
-    """Trained vectors before the embedded tokens of a frozen model (Lester et al. 2021). Only they are trained, and a head of labels or spans."""
-
-    __pydantic_config__ = STRICT
-
-    kind: Literal["prompt"]
-    tokens: Annotated[int, Field(ge=1)]
-    """Vectors; each takes a place of train.length and of the model's context."""
-
-
-@dataclass(frozen=True)
 class Causal:
     """Each token from those before it."""
 
@@ -343,7 +315,73 @@ class Contrastive:
     """A text's vector: the mean of its states, or the state of its first token."""
 
 
-Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive, Field(discriminator="kind")]
+@dataclass(frozen=True)
+class Labels:
+    """The label of a text, from the state of an encoder's first token or a decoder's last. Examples of text and label."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["labels"]
+    """The objective's name."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Where the answer to a question begins and ends in its context (Rajpurkar et al. 2016). Examples of context, question and answers."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["answers"]
+    """The objective's name."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The better of two answers rather than the other, more so than the model that training starts from (DPO, Rafailov et al. 2023). Examples of
+    messages, chosen and rejected."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["preference"]
+    """The objective's name."""
+    beta: Annotated[float, Field(gt=0)]
+    """How dear it is to leave the start's probabilities; often .1."""
+
+
+Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive | Labels | Answers | Preference, Field(discriminator="kind")]
+EXAMPLES = (Causal, Labels, Answers, Preference)
+"""Objectives that learn packed examples."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank matrices beside frozen ones: W x + alpha/rank · B A x (Hu et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["lora"]
+    rank: Annotated[int, Field(ge=1)]
+    """Rows of A and columns of B."""
+    alpha: Annotated[float, Field(gt=0)]
+    """Weight of the product, divided by the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability of dropping in A's input."""
+    modules: Annotated[tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...], Field(min_length=1)]
+    """Matrices of each block that get a pair; gate is only there with swiglu."""
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """Trained vectors before the embedded tokens of a frozen model (Lester et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["prompt"]
+    tokens: Annotated[int, Field(ge=1)]
+    """Vectors; each takes a place of train.length and of the model's context."""
+
+
+Adapter = Annotated[Lora | SoftPrompt, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -353,7 +391,9 @@ class TrainConfig:
     __pydantic_config__ = STRICT
 
     objective: Objective
-    """What is learnt, as an object: {"kind": "causal"}; masked, spans, mixed, contrastive have settings."""
+    """What is learnt, as an object: {"kind": "causal"}; masked, spans, mixed, contrastive have settings. Of examples: causal, labels, answers, preference."""
+    adapter: Adapter | None
+    """What is trained beside a frozen start, as an object: {"kind": "lora", …} or {"kind": "prompt", "tokens": 20}; null trains every parameter."""
     steps: Annotated[int, Field(ge=1)]
     """Optimizer steps of this stage; never changed in place: an extension is a new stage."""
     batch: Annotated[int, Field(ge=1)]

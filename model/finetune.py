@@ -8,7 +8,6 @@ counts = encode_preferences(rows, tokenizer, prefix, length)                    
 `soft` ids (a soft prompt's) stand before every example and are never learnt.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.batches import NO_LOSS, plan, plan_path, targets_path
-from model.checkpoint import sync_folder
+from model.batches import NO_LOSS, SPAN, plan, plan_path, targets_path
+from model.checkpoint import save_array
 from model.config import fingerprint
 from model.errors import InputError
 from model.shards import Shard, ShardWriter, dtype_for
@@ -49,7 +48,7 @@ def encode_examples(examples: Rows, tokenizer: "Tokenizer", prefix: Path, length
             counts[reason or "kept"] += 1
             if not reason:
                 writer.add(np.array([*soft, *ids], dtype=np.int64), np.array([*[False] * len(soft), *mask]))
-    _save(plan(Shard(prefix).sizes, length), plan_path(prefix))
+    save_array(plan(Shard(prefix).sizes, length), plan_path(prefix))
     return counts
 
 
@@ -72,15 +71,15 @@ def encode_labelled(
                 targets = np.full(len(ids), NO_LOSS)
                 targets[0 if kind == "encoder" else -1] = numbers[row["label"]]
                 writer.add(ids, targets)
-    _save(plan(Shard(prefix).sizes, length), plan_path(prefix))
+    save_array(plan(Shard(prefix).sizes, length), plan_path(prefix))
     return counts
 
 
 def encode_questions(
     examples: Rows, tokenizer: "Tokenizer", prefix: Path, length: int, kind: str, soft: Sequence[int] = ()
 ) -> dict[str, int]:
-    """Write examples {"context", "question", "answers": [{"text", "start"}]} as windows that hold the first answer whole: a token of the context has
-    target 1 within it and 0 outside.
+    """Write examples {"context", "question", "answers": [{"text", "start"}]} as windows that hold the first answer whole. The target of the
+    context's first token says where in the context the answer begins and ends, `span(first, last)`.
 
     Returns how many examples were kept and rejected, by reason: too_long for a question without room beside it or an answer that fits no window.
     """
@@ -97,12 +96,12 @@ def encode_questions(
                 if not len(covered) or covered[0, 0] > begin or covered[-1, 1] < end:
                     continue
                 targets = np.full(len(soft) + len(window.ids), NO_LOSS)
-                here = len(soft) + window.begin
-                targets[here : here + len(covered)] = (covered[:, 0] < end) & (covered[:, 1] > begin)
+                within = np.flatnonzero((covered[:, 0] < end) & (covered[:, 1] > begin))
+                targets[len(soft) + window.begin] = span(int(within[0]), int(within[-1]))
                 writer.add([*soft, *window.ids], targets)
                 kept = True
             counts["kept" if kept else "too_long"] += 1
-    _save(plan(Shard(prefix).sizes, length), plan_path(prefix))
+    save_array(plan(Shard(prefix).sizes, length), plan_path(prefix))
     return counts
 
 
@@ -127,7 +126,7 @@ def encode_preferences(examples: Rows, tokenizer: "Tokenizer", prefix: Path, len
                 sizes.append(places + 1)
                 for ids, mask in pair:
                     writer.add(ids, mask)
-    _save(np.repeat(plan(np.array(sizes, dtype=np.int64), length), 2), plan_path(prefix))
+    save_array(np.repeat(plan(np.array(sizes, dtype=np.int64), length), 2), plan_path(prefix))
     return counts
 
 
@@ -169,6 +168,11 @@ def windows(tokenizer: "Tokenizer", kind: str, question: str, context: str, leng
     return found
 
 
+def span(first: int, last: int) -> int:
+    """Two places, each below SPAN, as one target."""
+    return first * SPAN + last
+
+
 class _Targeted:
     """A shard of which each token has a target of its own, int32 in PREFIX.targets.npy, instead of the token that follows."""
 
@@ -188,21 +192,11 @@ class _Targeted:
     def __exit__(self, *error: Any) -> None:
         self._writer.__exit__(*error)
         if error[0] is None:
-            _save(np.concatenate(self._targets or [np.empty(0, np.int32)]), targets_path(self._prefix))
+            save_array(np.concatenate(self._targets or [np.empty(0, np.int32)]), targets_path(self._prefix))
 
 
 def _dtype(tokenizer: "Tokenizer", soft: Sequence[int]) -> np.dtype:
     return dtype_for(max(vocab_size(tokenizer), *(number + 1 for number in soft)) if soft else vocab_size(tokenizer))
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def template_hash() -> str:

@@ -53,11 +53,12 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
 
 
 def optimizer(model: "torch.nn.Module", train: TrainConfig) -> "torch.optim.AdamW":
-    """AdamW (Loshchilov and Hutter 2019), fused, in two groups: weight decay on matrices and tables, none on norms and biases."""
+    """AdamW (Loshchilov and Hutter 2019), fused, in two groups: weight decay on matrices and tables, none on norms and biases.
+    Frozen parameters are in neither."""
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps, fused=True)
 

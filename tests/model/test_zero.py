@@ -14,7 +14,7 @@ from model.errors import ConfigError
 from model.transformer import Transformer
 
 TRAIN = TrainConfig(
-    objective=Causal("causal"), steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
+    objective=Causal("causal"), adapter=None, steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, weight_decay=0.1, beta1=0.9, beta2=0.95,
     eps=1e-8, clip=1.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, ranks=1, micro_batch=2, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=60.0,
 )  # fmt: skip
