@@ -69,9 +69,9 @@ def generate(
         raise ConfigError(f"temperature must be ≥ 0, top_p in (0, 1], max_new ≥ 1; got {temperature}, {top_p}, {max_new}")
     context = model.config.context
     for row, prompt in enumerate(prompts):
-        if not 0 < len(prompt) < context - len(model.soft):
+        if not 0 < len(prompt) < model.room:
             raise InputError(
-                f"prompt {row} has {len(prompt):,} tokens; this model takes 1 to {context - len(model.soft) - 1:,}. Give it text, or shorten it"
+                f"prompt {row} has {len(prompt):,} tokens; this model takes 1 to {model.room - 1:,}. Give it text, or shorten it"
             )
     if not prompts:
         return []

@@ -26,7 +26,7 @@ def classify(model: Transformer, tokenizer: "Tokenizer", rows: Sequence[Mapping[
     """Log-probabilities of the labels, [N, L]. A text longer than the context is judged by its beginning. InputError for another model."""
     if model.config.head != "labels":
         raise InputError(f"a model with head {model.config.head} does not classify; fine-tune one on examples of text and label")
-    kind, room = model.config.kind, model.config.context - model.config.prompt
+    kind, room = model.config.kind, model.room
     texts = [sequence(tokenizer, kind, [text for text in (row["text"], row.get("text_b")) if text]) for row in rows]
     texts = [ids if len(ids) <= room else [*ids[: room - 1], END_OF_TEXT] for ids in texts]
     places = [0 if kind == "encoder" else len(model.soft) + len(ids) - 1 for ids in texts]

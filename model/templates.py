@@ -128,7 +128,7 @@ def rate(
     from model.tokenizer import encode
 
     answers = [encode(tokenizer, template.answer.format(answer=template.verbalise(label))) for label in labels]
-    longest, context = max(map(len, answers)), model.config.context
+    longest, context = max(map(len, answers)), model.room
     if longest >= context:
         raise InputError(f"the words of a label have {longest:,} tokens, the model's context {context:,}; give it shorter words")
     pieces = []

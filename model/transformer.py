@@ -260,6 +260,11 @@ class Transformer(nn.Module):
         """Ids of the rows of the soft prompt, which stand before every document; none without one."""
         return range(self.vocab, self.vocab + self.config.prompt)
 
+    @property
+    def room(self) -> int:
+        """Longest text, tokens: the context without the soft prompt."""
+        return self.config.context - self.config.prompt
+
     def tie(self) -> None:
         """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
         if self.config.tie_embeddings:
