@@ -193,7 +193,16 @@ def tune(build: Build, start_from: Manifest, tracker: Tracker) -> Manifest:
     tokens = build.store.need(start_from.inputs["tokenizer"]) if "tokenizer" in start_from.inputs else start_from
     pairs = build.note(ingest.local_files(build.store, r.name, r.examples, r.download, "ingest" in build.rebuild))
     inputs = {"start": start_from, "examples": pairs, "tokenizer": tokens}
-    return build.note(train.finetune(build.store, r.name, r.finetune, inputs, tracker.training("finetune"), "finetune" in build.rebuild))
+    return build.note(
+        train.finetune(
+            build.store,
+            r.name,
+            train.finetune_config(r.finetune, r.prompts.trained),
+            inputs,
+            tracker.training("finetune"),
+            "finetune" in build.rebuild,
+        )
+    )
 
 
 def judge(build: Build, model: Manifest, base: Manifest, evaluation: Manifest, tracker: Tracker) -> Manifest:
@@ -231,10 +240,12 @@ def drop_raw(store: Store, keep: str, corpus: Publication) -> None:
             store.drop(manifest, used | selection.used_in(store, manifest, used))
 
 
-def finish(build: Build, tracker: Tracker, title: str) -> dict[str, Any]:
-    """Record every stage in MLflow, write the corpus's page and the report artifact, and return what the command line shows."""
+def finish(build: Build, tracker: Tracker, title: str, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Record every stage in MLflow, write the corpus's page and the report artifact, and return what the command line shows. `metrics`: those of the
+    evaluate stage, if none are given."""
     tracker.stages(build.manifests)
-    metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
+    if metrics is None:
+        metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
     rows = curve(build.store, build.of("pretrain")) if any(m.stage == "pretrain" for m in build.manifests) else []
     links = tracker.links()
     if build.corpus:

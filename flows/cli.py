@@ -3,7 +3,7 @@
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,6 +137,53 @@ def run(
         "make up        # Prefect and MLflow pages, deployments, schedules",
     ):
         out.print(f"  {command}", highlight=False, markup=False)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[
+        str, typer.Argument(help="banking77, cmrc, crosswoz, self_instruct, or a recipe of the whole chain", metavar="RECIPE")
+    ],
+    model: Annotated[str, typer.Argument(help="stages/pretrain/…, models/NAME[/VERSION], or start: the model that start.model names")],
+    settings: Settings = None,
+    store: StoreOption = None,
+) -> None:
+    """Tune a model on examples and score it on those held out, with a baseline beside each score.
+
+    Try: `ingot finetune banking77 models/small-pretrained examples.base=/data/banking77`,
+    `ingot finetune small models/small-pretrained 'examples.paths=["mine.jsonl"]' 'finetune.objective={"kind": "labels"}'`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    changes = overrides(settings)
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import finetune as flow
+        from flows import recipes
+        from tasks import registry
+
+        base = recipes.tuning(recipe)
+        made = recipes.resolve(base, base, changes)
+        registry.open_tracker(place, made.register, made.name, made.version)
+        ready()
+    with bars():
+        result = flow.named(recipe=recipe, model=model, set=changes, store=place.url)
+    out.print(closing_table(result["manifests"]))
+    out.print(score_table(result["metrics"]))
+    out.print(f"\nNext:\n  ingot show {result['address']}", highlight=False, markup=False)
+
+
+def score_table(metrics: Mapping[str, float]) -> Table:
+    """Measures by who was measured: the tuned model first."""
+    names = dict.fromkeys(name.partition("/")[0] for name in metrics)
+    others = dict.fromkeys(name.partition("/")[2] for name in sorted(metrics, key=lambda name: name.count("/")))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("who")
+    for name in names:
+        table.add_column(name, justify="right")
+    for who in others:
+        values = (metrics.get(f"{name}/{who}" if who else name) for name in names)
+        table.add_row(who or "tuned", *("" if value is None else f"{value:.3f}" for value in values))
+    return table
 
 
 def closing_table(manifests: list[Manifest]) -> Table:

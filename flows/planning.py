@@ -79,7 +79,9 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     base_model = walk.step(PRETRAIN, PretrainConfig(shape, recipe.pretrain), inputs, training_bytes(shape, recipe.pretrain, vocab))
     pairs = walk.ingest("examples", files.resolve(recipe.examples))
     inputs = {"start": base_model, "examples": pairs, "tokenizer": tokens} if base_model and pairs and tokens else None
-    model = walk.step(FINETUNE, finetune_config(recipe.finetune), inputs, training_bytes(shape, recipe.finetune, vocab))
+    model = walk.step(
+        FINETUNE, finetune_config(recipe.finetune, recipe.prompts.trained), inputs, training_bytes(shape, recipe.finetune, vocab)
+    )
     inputs = {"model": model, "base": base_model, "evaluation": evaluation} if model and base_model and evaluation else None
     scores = walk.step(EVALUATE, recipe.evaluate, inputs)
     walk.step(

@@ -9,11 +9,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from model.config import STRICT, Causal, ModelConfig, TrainConfig, differing, fingerprint, from_dict, identity, override, qwen3, to_dict
+from model.config import (
+    STRICT,
+    Answers,
+    Causal,
+    Labels,
+    Lora,
+    ModelConfig,
+    TrainConfig,
+    differing,
+    fingerprint,
+    from_dict,
+    identity,
+    override,
+    qwen3,
+    to_dict,
+)
 from model.errors import ConfigError
 from model.evaluate import EvaluateConfig
 from model.tokenizer import TokenizerConfig
 from tasks.adopt import StartConfig
+from tasks.assess import PromptsConfig
 from tasks.corpus.commoncrawl import CommonCrawlConfig
 from tasks.corpus.contamination import DecontaminateConfig
 from tasks.corpus.dedup import DedupConfig
@@ -77,9 +93,11 @@ class Recipe:
     pretrain: TrainConfig
     """Training on the corpus."""
     examples: FilesConfig
-    """Instruction examples: JSON lines with messages."""
+    """Examples to tune on: JSON lines with messages (chats; with chosen and rejected, preferences), text and label, or context, question and answers."""
     finetune: TrainConfig
-    """Training on the examples' answers."""
+    """Training on the examples."""
+    prompts: PromptsConfig
+    """Templates: which makes chats of labelled examples, and by which a model is rated zero- and few-shot."""
     evaluate: EvaluateConfig
     """Scores and sample answers."""
     register: RegistryConfig
@@ -103,7 +121,7 @@ class Recipe:
 def train(steps: int, batch: int, length: int, lr: float, warmup: int, **more: Any) -> TrainConfig:
     """A TrainConfig with the house's choices for what is not named."""
     common: dict[str, Any] = {
-        "objective": Causal("causal"), "min_lr": 0.1, "schedule": "cosine", "decay": 0, "optimizer": "adamw", "matrix_lr": 0.02, "momentum": 0.95,
+        "objective": Causal("causal"), "adapter": None, "min_lr": 0.1, "schedule": "cosine", "decay": 0, "optimizer": "adamw", "matrix_lr": 0.02, "momentum": 0.95,
         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "clip": 1.0, "z_loss": 0.0, "skip_sigmas": 0.0, "precision": "fp32",
         "seed": 1, "valid_every": max(1, steps // 5), "valid_batches": 4, "save_every": max(1, steps // 4), "keep": 2, "overlap_saving": True, "ranks": 1, "micro_batch": batch, "zero": 1,
         "compile": False, "checkpointing": False, "device": "auto", "timeout": 600.0,
@@ -158,6 +176,7 @@ def demo() -> Recipe:
         pretrain=train(1000, 8, 128, 4e-3, 50, ranks=2, micro_batch=4),
         examples=FilesConfig(("finetune",), "CC0-1.0", "examples", "examples", str(SAMPLES)),
         finetune=train(400, 8, 128, 2e-3, 20, ranks=2, micro_batch=4, weight_decay=0.0),
+        prompts=PromptsConfig("", (), 0, 0, 32),
         evaluate=EvaluateConfig(("What is a lighthouse?", "What is paper made of?", "什么是灯塔？"), 64, 32),
         register=RegistryConfig("ingot-demo", "bits_per_byte", 0.0, "", "ingot"),
         engine=local(2, 300.0),
@@ -234,6 +253,42 @@ def base() -> Recipe:
     )
 
 
+def tuned(name: str, paths: tuple[str, ...], license: str, finetune: TrainConfig, prompts: PromptsConfig) -> Recipe:
+    """A recipe of `ingot finetune` on a public set, of which `examples.base` names the folder; what it starts from comes beside it."""
+    b = base()
+    examples = FilesConfig(paths, license, name, "examples", "")
+    return replace(b, name=name, version="v1", examples=examples, finetune=finetune, prompts=prompts)
+
+
+def banking77() -> Recipe:
+    """77 intents of bank customers (Casanueva et al. 2020), as labels: `examples.base` is PolyAI's folder."""
+    learnt = train(2000, 64, 64, 5e-4, 100, objective=Labels("labels"), weight_decay=0.01, micro_batch=32)
+    prompts = PromptsConfig("", ("intent_en", "intent_list_en", "about_en"), 4, 100, 32)
+    return tuned("banking77", ("banking_data/*.csv",), "CC-BY-4.0", learnt, prompts)
+
+
+def cmrc() -> Recipe:
+    """Answers in Chinese paragraphs (Cui et al. 2019, CMRC 2018), as spans: `examples.base` is the folder with squad-style-data."""
+    learnt = train(2000, 16, 384, 3e-4, 100, objective=Answers("answers"), weight_decay=0.01)
+    return tuned("cmrc", ("squad-style-data/*.json*",), "CC-BY-SA-4.0", learnt, PromptsConfig("", (), 0, 0, 16))
+
+
+def crosswoz() -> Recipe:
+    """Chinese service dialogues (Zhu et al. 2020, CrossWOZ), all turns of the system learnt, by LoRA: `examples.base` is the repository."""
+    lora = Lora("lora", 16, 32.0, 0.05, ("q", "k", "v", "o", "up", "down"))
+    learnt = train(1000, 32, 1024, 1e-3, 50, adapter=lora, weight_decay=0.0, micro_batch=4)
+    return tuned("crosswoz", ("data/crosswoz/*.json.zip",), "Apache-2.0", learnt, PromptsConfig("", (), 0, 0, 8))
+
+
+def self_instruct() -> Recipe:
+    """175 seed tasks (Wang et al. 2023, Self-Instruct), by LoRA: `examples.base` is the folder with seed_tasks.jsonl."""
+    lora = Lora("lora", 16, 32.0, 0.05, ("q", "k", "v", "o", "up", "down"))
+    learnt = train(200, 16, 1024, 5e-4, 20, adapter=lora, weight_decay=0.0, micro_batch=4)
+    return tuned("self_instruct", ("seed_tasks.jsonl",), "Apache-2.0", learnt, PromptsConfig("", (), 0, 0, 8))
+
+
+TUNINGS: Mapping[str, Callable[[], Recipe]] = {"banking77": banking77, "cmrc": cmrc, "crosswoz": crosswoz, "self_instruct": self_instruct}
+"""Recipes of fine-tuning alone."""
 RECIPES: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "tiny": tiny, "small": small, "base": base}
 
 
@@ -241,6 +296,15 @@ def by_name(name: str) -> Recipe:
     """The recipe of a name. ConfigError lists the names there are."""
     if name not in RECIPES:
         raise ConfigError(f"no recipe {name!r}; recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def tuning(name: str) -> Recipe:
+    """The recipe of a name, one of fine-tuning alone or one that has it among its stages. ConfigError lists the names there are."""
+    if name in TUNINGS:
+        return TUNINGS[name]()
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe {name!r}; recipes to fine-tune by are {', '.join((*TUNINGS, *RECIPES))}")
     return RECIPES[name]()
 
 

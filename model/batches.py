@@ -10,7 +10,7 @@ Shape suffixes: B rows, L tokens, N samples or examples.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from model.tokenizer import PAD
 
 NO_LOSS = -100
 """Target where nothing is learnt: torch's ignore_index."""
+SPAN = 1 << 15
+"""A target that names two places holds first · SPAN + last."""
 PADDING = -1
 """Document id of padding, as transformer.py has it."""
 
@@ -42,6 +44,8 @@ class Batch:
     """Place within that document, or within as much of it as the row holds."""
     ahead: np.ndarray | None = None
     """Whether a row's tokens see what follows them too, bool [B]; None: as the model is made."""
+    reference: np.ndarray | None = None
+    """Log-probability of each document's targets by the model that training starts from, nats, float32 [B, L], at its first place; None: not known."""
 
     @property
     def count(self) -> int:
@@ -51,7 +55,8 @@ class Batch:
     def cut(self, lo: int, hi: int) -> "Batch":
         """Rows [lo, hi)."""
         tokens, targets, documents, positions = (array[lo:hi] for array in (self.tokens, self.targets, self.documents, self.positions))
-        return Batch(tokens, targets, documents, positions, None if self.ahead is None else self.ahead[lo:hi])
+        ahead, reference = (None if array is None else array[lo:hi] for array in (self.ahead, self.reference))
+        return Batch(tokens, targets, documents, positions, ahead, reference)
 
 
 Noise = Callable[[Batch, np.ndarray, float], Batch]
@@ -171,16 +176,29 @@ def plan_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".plan.npy")
 
 
+def targets_path(prefix: Path) -> Path:
+    """Where targets other than the tokens that follow lie, int32 [T], NO_LOSS where there is none: `PREFIX.targets.npy`."""
+    return prefix.with_name(prefix.name + ".targets.npy")
+
+
 class Packed:
-    """Whole examples packed into rows by the plan stored beside each shard (`plan`), loss where the shard's mask says, padding at the end."""
+    """Whole examples packed into rows by the plan stored beside each shard (`plan`), padding at the end. What is learnt of a token is the next
+    one where the shard's mask says so, or what the targets beside the shard say."""
 
     def __init__(self, shards: Sequence[Shard], length: int):
         self._length = length
         self._rows: list[tuple[Shard, np.ndarray]] = []
+        self._given: dict[Path, np.ndarray] = {}
         for shard in shards:
-            path = plan_path(shard.prefix)
-            if shard.mask_T is None or not path.exists():
-                raise ShardError(f"{shard.prefix} has no loss mask or no packing plan (.mask, .plan.npy). Encode the examples again")
+            path, given = plan_path(shard.prefix), targets_path(shard.prefix)
+            if given.exists():
+                self._given[shard.prefix] = np.load(given, mmap_mode="r", allow_pickle=False)
+                if self._given[shard.prefix].shape != (shard.tokens,):
+                    raise ShardError(f"{given.name} does not fit {shard.name}'s {shard.tokens:,} tokens. Encode the examples again")
+            if (shard.mask_T is None and not given.exists()) or not path.exists():
+                raise ShardError(
+                    f"{shard.prefix} has no loss mask or no packing plan (.mask or .targets.npy, .plan.npy). Encode the examples again"
+                )
             row_N = np.load(path, allow_pickle=False)
             filled = np.bincount(row_N, weights=shard.sizes - 1) if len(row_N) == len(shard) and len(row_N) else np.array([np.inf])
             if filled.max() > length or filled.min() < 1:
@@ -201,10 +219,10 @@ class Packed:
             shard, examples = self._rows[int(sample)]
             lo = 0
             for number, example in enumerate(examples):
-                ids, mask = shard[int(example)].astype(np.int64), self._mask(shard, int(example))
+                ids = shard[int(example)].astype(np.int64)
                 here = slice(lo, lo + len(ids) - 1)
                 batch.tokens[row, here] = ids[:-1]
-                batch.targets[row, here] = np.where(mask[1:], ids[1:], NO_LOSS)
+                batch.targets[row, here] = self._targets(shard, int(example))
                 batch.documents[row, here] = number
                 batch.positions[row, here] = np.arange(len(ids) - 1)
                 lo = here.stop
@@ -212,17 +230,61 @@ class Packed:
 
     def targets(self, samples: np.ndarray) -> int:
         """As Source."""
-        return sum(int(self._mask(shard, int(e))[1:].sum()) for shard, examples in (self._rows[int(s)] for s in samples) for e in examples)
+        return sum(self._learnt(shard, int(e)) for shard, examples in (self._rows[int(s)] for s in samples) for e in examples)
 
     def documents(self, sample: int) -> list[tuple[str, int]]:
         """As Source."""
         shard, examples = self._rows[sample]
         return [(shard.name, int(example)) for example in examples]
 
+    def _targets(self, shard: Shard, example: int) -> np.ndarray:
+        """What is learnt of each token of an example but its last."""
+        here = self._places(shard, example)
+        if shard.prefix in self._given:
+            return self._given[shard.prefix][here].astype(np.int64)
+        return np.where(self._mask(shard)[here.start + 1 : here.stop + 1], shard[example][1:].astype(np.int64), NO_LOSS)
+
+    def _learnt(self, shard: Shard, example: int) -> int:
+        here = self._places(shard, example)
+        if shard.prefix in self._given:
+            return int((self._given[shard.prefix][here] != NO_LOSS).sum())
+        return int(self._mask(shard)[here.start + 1 : here.stop + 1].sum())
+
     @staticmethod
-    def _mask(shard: Shard, example: int) -> np.ndarray:
+    def _places(shard: Shard, example: int) -> slice:
+        """An example's tokens but its last, in places of the shard."""
         start = int(shard.starts[example])
-        return shard.mask_T[start : start + int(shard.sizes[example])]  # type: ignore[index]
+        return slice(start, start + int(shard.sizes[example]) - 1)
+
+    @staticmethod
+    def _mask(shard: Shard) -> np.ndarray:
+        assert shard.mask_T is not None
+        return shard.mask_T
+
+
+def reference_path(prefix: Path) -> Path:
+    """Where the log-probabilities of a shard's examples by the start lie, float32 [N]: `PREFIX.reference.npy`."""
+    return prefix.with_name(prefix.name + ".reference.npy")
+
+
+class Preferences(Packed):
+    """Packed examples of which each two are a better and a worse answer, side by side in a row; a pair counts as one target."""
+
+    def read(self, samples: np.ndarray) -> Batch:
+        """As Source; with the start's log-probabilities, once they are known."""
+        batch, found = super().read(samples), np.zeros((len(samples), self._length), dtype=np.float32)
+        for row, sample in enumerate(samples):
+            shard, examples = self._rows[int(sample)]
+            if not reference_path(shard.prefix).exists():
+                return batch
+            known_N = np.load(reference_path(shard.prefix), mmap_mode="r", allow_pickle=False)
+            begins = np.cumsum([0, *(shard.sizes[examples] - 1)])[:-1]
+            found[row, begins] = known_N[examples]
+        return replace(batch, reference=found)
+
+    def targets(self, samples: np.ndarray) -> int:
+        """As Source."""
+        return sum(len(self._rows[int(sample)][1]) // 2 for sample in samples)
 
 
 class Pairs:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.errors import CheckpointError
 
 NAME = re.compile(r"step-(\d{8})")
@@ -131,6 +133,17 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         handle.write("\n")
         handle.flush()
         os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a .npy file, complete or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
 

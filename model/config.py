@@ -210,8 +210,13 @@ class ModelConfig:
     """Probability of dropping in attention weights, sublayer outputs and embeddings."""
     tie_embeddings: bool
     """The output matrix is the embedding matrix."""
-    head: Literal["linear", "masked"]
-    """Before logits: the output matrix alone, or BERT's masked-LM head: matrix, activation, norm, and the output matrix with a bias."""
+    head: Literal["linear", "masked", "labels", "spans"]
+    """What is made of a state: logits of tokens, by the output matrix alone or behind BERT's masked-LM head (matrix, activation, norm; a bias);
+    a score for each of `labels` (classification); or how well an answer begins and ends there (extraction)."""
+    labels: tuple[str, ...]
+    """Names of the classes under head=labels, start and end under spans; else none."""
+    prompt: Annotated[int, Field(ge=0)]
+    """Trained vectors that stand before every document (soft prompt); 0: none."""
     pooler: Literal["none", "plain", "next_sentence"]
     """tanh of a matrix over the first token's state (BERT); next_sentence: and two scores from it."""
 
@@ -222,6 +227,12 @@ class ModelConfig:
             raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
         if "local" in self.attention and (self.window == 0 or self.kind == "encoder"):
             raise ValueError(f"attention {self.attention} needs a decoder and a window, not {self.kind} and {self.window}")
+        if (self.head in ("labels", "spans")) != (len(self.labels) > 1) or len(set(self.labels)) < len(self.labels):
+            raise ValueError(
+                f"head={self.head} with {len(set(self.labels))} different labels: two or more belong to heads labels and spans"
+            )
+        if self.labels and self.tie_embeddings:
+            raise ValueError(f"head={self.head} has an output matrix of its own: set tie_embeddings to false")
 
 
 @dataclass(frozen=True)
@@ -309,7 +320,77 @@ def _choice(schema: dict[str, Any]) -> None:
     schema["anyOf"] = schema.pop("oneOf")
 
 
-Objective = Annotated[Causal | Masked | Spans | Mixed | Contrastive, Field(discriminator="kind", json_schema_extra=_choice)]
+@dataclass(frozen=True)
+class Labels:
+    """The label of a text, from the state of an encoder's first token or a decoder's last. Examples of text and label."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["labels"]
+    """The objective's name."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Where the answer to a question begins and ends in its context (Rajpurkar et al. 2016). Examples of context, question and answers."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["answers"]
+    """The objective's name."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The better of two answers rather than the other, more so than the model that training starts from (DPO, Rafailov et al. 2023). Examples of
+    messages, chosen and rejected."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["preference"]
+    """The objective's name."""
+    beta: Annotated[float, Field(gt=0)]
+    """How dear it is to leave the start's probabilities; often .1."""
+
+
+Objective = Annotated[
+    Causal | Masked | Spans | Mixed | Contrastive | Labels | Answers | Preference, Field(discriminator="kind", json_schema_extra=_choice)
+]
+EXAMPLES = (Causal, Labels, Answers, Preference)
+"""Objectives that learn packed examples."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank matrices beside frozen ones: W x + alpha/rank · B A x (Hu et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["lora"]
+    """The adapter's name."""
+    rank: Annotated[int, Field(ge=1)]
+    """Rows of A and columns of B."""
+    alpha: Annotated[float, Field(gt=0)]
+    """Weight of the product, divided by the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability of dropping in A's input."""
+    modules: Annotated[tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...], Field(min_length=1)]
+    """Matrices of each block that get a pair; gate is only there with swiglu."""
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """Trained vectors before the embedded tokens of a frozen model (Lester et al. 2021). Only they are trained, and a head of labels or spans."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["prompt"]
+    """The adapter's name."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Vectors; each takes a place of train.length and of the model's context."""
+
+
+Adapter = Annotated[Lora | SoftPrompt, Field(discriminator="kind", json_schema_extra=_choice)]
 
 
 @dataclass(frozen=True)
@@ -319,7 +400,9 @@ class TrainConfig:
     __pydantic_config__ = STRICT
 
     objective: Objective
-    """What is learnt, as an object: {"kind": "causal"}; masked, spans, mixed, contrastive have settings."""
+    """What is learnt, as an object: {"kind": "causal"}; masked, spans, mixed, contrastive have settings. Of examples: causal, labels, answers, preference."""
+    adapter: Adapter | None
+    """What is trained beside a frozen start, as an object: {"kind": "lora", …} or {"kind": "prompt", "tokens": 20}; null trains every parameter."""
     steps: Annotated[int, Field(ge=1)]
     """Optimizer steps of this stage; never changed in place: an extension is a new stage."""
     batch: Annotated[int, Field(ge=1)]
@@ -458,6 +541,8 @@ def qwen3(width: int, layers: int, heads: int, kv_heads: int, ffn_width: int, co
         dropout=0.0,
         tie_embeddings=True,
         head="linear",
+        labels=(),
+        prompt=0,
         pooler="none",
     )
 
@@ -494,6 +579,8 @@ def article_formula(
         dropout=dropout,
         tie_embeddings=True,
         head="linear",
+        labels=(),
+        prompt=0,
         pooler="none",
     )
 

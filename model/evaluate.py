@@ -65,7 +65,7 @@ def bits_per_byte(model: "Transformer", tokenizer: "Tokenizer", documents: Itera
         pieces: list[Scored] = []
         owners: list[int] = []
         for owner, ids in enumerate(encode_documents(tokenizer, [row["text"] for row in group])):
-            for start, stop, first in windows(len(ids), model.config.context):
+            for start, stop, first in windows(len(ids), model.room):
                 pieces.append((tuple(ids[start:stop].tolist()), first))
                 owners.append(owner)
         nats = [math.log(tokenizer.get_vocab_size())] * len(group)
@@ -93,7 +93,7 @@ def minimal_pairs(
     result: dict[str, float] = {}
     for name, rows in items.items():
         pairs = [tuple(tuple(encode(tokenizer, row[key])) for key in ("sentence_good", "sentence_bad")) for row in rows]
-        fitting = [pair for pair in pairs if all(0 < len(ids) <= model.config.context for ids in pair)]
+        fitting = [pair for pair in pairs if all(0 < len(ids) <= model.room for ids in pair)]
         scores = log_likelihoods(model, tokenizer, [(ids, 1) for pair in fitting for ids in pair], batch)
         right = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
         result |= _accuracy(f"minimal_pairs/{name}", right, len(pairs) - len(fitting))
@@ -110,7 +110,7 @@ def multiple_choice(
     """
     result: dict[str, float] = {}
     for name, rows in items.items():
-        questions = [(row, _question(row, tokenizer, model.config.context)) for row in rows]
+        questions = [(row, _question(row, tokenizer, model.room)) for row in rows]
         fitting = [(row, pieces) for row, pieces in questions if pieces]
         scores = iter(log_likelihoods(model, tokenizer, [piece for _, pieces in fitting for piece in pieces], batch))
         plain, normed, chance = [], [], []
@@ -159,6 +159,7 @@ def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Seq
     from model.tokenizer import PAD
 
     scores: dict[Scored, float] = {}
+    sequences = [((*model.soft, *ids), first + len(model.soft)) for ids, first in sequences]
     ordered = sorted(set(sequences), key=lambda one: (-len(one[0]), one))
     with inference(model, tokenizer) as device:
         for begin in range(0, len(ordered), batch):

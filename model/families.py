@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, from_dict, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NetworkError, NotFoundError, TokenizerError
-from model.layouts import LAYOUTS, Layout, Part, describing
+from model.layouts import LAYOUTS, Layout, Part, describing, reading
 from model.tokenizer import END_OF_TEXT, END_OF_TURN, PAD
 from model.transformer import Transformer
 
@@ -87,7 +87,7 @@ def save(
     # transformers refuses a file without this metadata
     save_file(tensors, out_dir / "model.safetensors", metadata={"format": "pt"})
     files = {"config.json": described}
-    if config.kind == "decoder":
+    if config.kind == "decoder" and not config.labels:
         files["generation_config.json"] = {"eos_token_id": stops, "pad_token_id": ids["pad_token_id"], "do_sample": False}
     for file, content in files.items():
         (out_dir / file).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -112,7 +112,7 @@ def load(source: Path | str, device: str = "cpu", dtype: torch.dtype = torch.flo
     path = directory / "config.json"
     described = _read_json(path)
     family, vocab = described.get("model_type"), described.get("vocab_size")
-    layout = LAYOUTS.get(family) if isinstance(family, str) else None
+    layout = reading(described)
     if layout is None and family != "ingot":
         raise InputError(f"{path}: model_type {family!r} is not supported; ingot, {', '.join(LAYOUTS)} are")
     if not isinstance(vocab, int) or vocab < 1:

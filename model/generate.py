@@ -69,10 +69,13 @@ def generate(
         raise ConfigError(f"temperature must be ≥ 0, top_p in (0, 1], max_new ≥ 1; got {temperature}, {top_p}, {max_new}")
     context = model.config.context
     for row, prompt in enumerate(prompts):
-        if not 0 < len(prompt) < context:
-            raise InputError(f"prompt {row} has {len(prompt):,} tokens; this model takes 1 to {context - 1:,}. Give it text, or shorten it")
+        if not 0 < len(prompt) < model.room:
+            raise InputError(
+                f"prompt {row} has {len(prompt):,} tokens; this model takes 1 to {model.room - 1:,}. Give it text, or shorten it"
+            )
     if not prompts:
         return []
+    prompts = [[*model.soft, *prompt] for prompt in prompts]
     limits = [min(max_new, context - len(prompt)) for prompt in prompts]
     longest, steps = max(map(len, prompts)), max(limits)
     draws = [np.random.default_rng([seed, row]).random(steps) for row in range(len(prompts))]

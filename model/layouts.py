@@ -9,7 +9,7 @@ A layout is tables: what the family fixes, what its config.json calls our fields
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -138,7 +138,9 @@ def _whole(config: ModelConfig) -> bool:
 
 
 PLAIN: Json = {"attention": ["global"], "window": 0, "scaled_scores": True}
-DECODER: Json = {
+TOKENS: Json = {"labels": [], "prompt": 0}
+"""What every model has that scores tokens."""
+DECODER: Json = TOKENS | {
     "kind": "decoder", "norm_place": "pre", "position_offset": 0, "types": 0, "embed_norm": False, "head": "linear", "pooler": "none",
 }  # fmt: skip
 LEARNED: Json = {"norm": "layer", "positions": "learned", "bias": True, "rope_theta": 10_000.0, "rope_scaling": None, "qk_norm": False}
@@ -311,7 +313,7 @@ def _encodes(config: ModelConfig) -> bool:
     return _whole(config) and (config.head == "masked" or config.tie_embeddings)
 
 
-ENCODER: Json = LEARNED | PLAIN | {"kind": "encoder", "norm_place": "post", "qkv_bias": True, "embed_norm": True}
+ENCODER: Json = TOKENS | LEARNED | PLAIN | {"kind": "encoder", "norm_place": "post", "qkv_bias": True, "embed_norm": True}
 ENCODER_KEYS: Mapping[str, tuple[str, Any]] = {
     "width": ("hidden_size", 768), "layers": ("num_hidden_layers", 12), "heads": ("num_attention_heads", 12), "ffn_width": ("intermediate_size", 3072),
     "types": ("type_vocab_size", 2), "norm_eps": ("layer_norm_eps", 1e-12), "tie_embeddings": ("tie_word_embeddings", True),
@@ -373,8 +375,69 @@ ROBERTA = Layout(
 )
 
 LAYOUTS = {layout.model_type: layout for layout in (GPT2, GPT_NEO, LLAMA, QWEN3, BERT, ROBERTA)}
+CLASSES = {"gpt2": "GPT2", "gpt_neo": "GPTNeo", "llama": "Llama", "qwen3": "Qwen3", "bert": "Bert", "roberta": "Roberta"}
+"""model_type → how the names of its classes begin."""
+
+
+def _classifier(layout: Layout) -> Layout:
+    """The family's ForSequenceClassification: scores of labels from the last token of a decoder, the first of an encoder."""
+    encoder = layout.fixed["kind"] == "encoder"
+    pooled = {"classifier.dense": "head.dense", "classifier.out_proj": "output"}
+    if layout is BERT:
+        pooled = {"pooler.dense": "head.dense", "classifier": "output"}
+    return _with_head(layout, "labels", "ForSequenceClassification", pooled if encoder else {"score": "output"}, layout.prefix)
+
+
+def _extractor(layout: Layout) -> Layout:
+    """The family's ForQuestionAnswering: where an answer begins and ends. Decoders of theirs stand under `transformer.` there."""
+    prefix = layout.prefix if layout.fixed["kind"] == "encoder" else "transformer."
+    return _with_head(layout, "spans", "ForQuestionAnswering", {"qa_outputs": "output"}, prefix)
+
+
+def _with_head(layout: Layout, head: str, suffix: str, modules: dict[str, str], prefix: str) -> Layout:
+    own: Json = {"head": head, "tie_embeddings": False, "pooler": "none"}
+    ours = {theirs: our for theirs, our in layout.modules.items() if not our.startswith(("head", "output", "pooler"))}
+
+    def fields(given: Json, tensors: Collection[str]) -> Json:
+        names = given.get("id2label") or {str(n): f"LABEL_{n}" for n in range(given.get("num_labels", 2))}
+        found = [names[place] for place in sorted(names, key=int)]
+        return layout.fields(given, tensors) | own | {"labels": found if head == "labels" else ["start", "end"]}
+
+    def extras(config: ModelConfig) -> Json:
+        described = layout.extras(config) | {"architectures": [CLASSES[layout.model_type] + suffix]}
+        if head == "spans":
+            return described
+        ids = {label: number for number, label in enumerate(config.labels)}
+        return described | {"id2label": {str(n): label for label, n in ids.items()}, "label2id": ids}
+
+    return replace(
+        layout,
+        prefix=prefix,
+        fixed={name: value for name, value in layout.fixed.items() if name != "labels"} | own,
+        fields=fields,
+        extras=extras,
+        modules=ours | modules,
+        heads=tuple({theirs.split(".")[0] for theirs in modules if theirs != "pooler.dense"}),
+        tied_bias="",
+        says=lambda config: layout.says(replace(config, head="masked", labels=())),
+    )
+
+
+HEADED = {
+    suffix: {model_type: made(layout) for model_type, layout in LAYOUTS.items()}
+    for suffix, made in (("ForSequenceClassification", _classifier), ("ForQuestionAnswering", _extractor))
+}
+"""Ends of the names of their classes that do not score tokens → layouts by model_type."""
+
+
+def reading(described: Json) -> Layout | None:
+    """The layout of a directory by its config.json; None for a model_type that is none of the families."""
+    family, named = described.get("model_type"), described.get("architectures") or [""]
+    layouts = next((HEADED[suffix] for suffix in HEADED if str(named[0]).endswith(suffix)), LAYOUTS)
+    return layouts.get(family) if isinstance(family, str) else None
 
 
 def describing(config: ModelConfig) -> Layout | None:
     """The family that can say a shape; None if none can."""
-    return next((layout for layout in LAYOUTS.values() if layout.fits(config)), None)
+    every = [layout for layouts in (LAYOUTS, *HEADED.values()) for layout in layouts.values()]
+    return next((layout for layout in every if layout.fits(config)), None)

@@ -17,16 +17,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
 
-from model import checkpoint, families, objectives, partition, room, zero
+from model import adapters, checkpoint, families, objectives, partition, room, zero
 from model.batches import Batch, Batches, held_out
-from model.config import Run, TrainConfig, to_dict
-from model.errors import ConfigError, InputError, NonFiniteError
-from model.objectives import Objective, Rows
+from model.config import Lora, Run, TrainConfig, to_dict
+from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
+from model.objectives import Objective, Rows, on_device
 from model.peak import peak_flops
 from model.saving import Writer
 from model.spikes import Spikes, held
@@ -63,20 +62,21 @@ def train(run: Run) -> None:
         )
     families.check_tokenizer(run.tokenizer, run.vocab)
     objective = objectives.of(run)
+    objective.source((*run.shards, *run.valid))  # what is wrong with them is told before anything is started
+    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
+    with room.told(run, place.world, place.device):
+        engine = _engine(run, place)
+        objective.begin(engine)
     batches = Batches(objective.source(run.shards), run.data_fingerprint, settings.batch, settings.seed, objective.noise, settings.steps)
     valid = None
     if run.valid:
         rows = settings.valid_batches * settings.batch
         valid = held_out(objective.source(run.valid), rows, run.data_fingerprint, objective.noise)
-    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
-    with room.told(run, place.world, place.device):
-        engine = _engine(run, place)
-
     saved = {"run": to_dict(run), "world": place.world}
     found, skipped = _latest(out / "checkpoints", run.fingerprint, place)
     cut = _cut(found.config if found else saved)
     if found and cut == _cut(saved):
-        engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
+        engine.load_checkpoint(str(found.path.parent), tag=found.path.name, load_module_strict=settings.adapter is None)
     elif found:
         partition.restore(engine, found.path)
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
@@ -139,7 +139,7 @@ def update(
     ]
     noise = _mixed(settings.seed, step, place.rank)  # of dropout: no state to save, none carried over
     torch.manual_seed(noise)
-    twice = ((here, _rows(batches.rows(step, here.start, here.stop), place.device)) for here in mine)
+    twice = ((here, on_device(batches.rows(step, here.start, here.stop), place.device)) for here in mine)
     prepared = objective.prepare(engine, twice, settings.batch, run.model.width)
     torch.manual_seed(noise)
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
@@ -177,7 +177,7 @@ def evaluate(engine: Any, objective: Objective, valid: Batch, run: Run, place: P
             here = slice(lo + place.rank * settings.micro_batch, min(count, lo + (place.rank + 1) * settings.micro_batch))
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
-            found = objective.observe(engine, _rows(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
+            found = objective.observe(engine, on_device(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
             observed_N = found.new_zeros((count, found.shape[1])) if observed_N is None else observed_N
             if not idle:
                 observed_N[here] = found
@@ -200,7 +200,7 @@ class Feed:
         """Read the next one, if that has not been done."""
         if self._next is None:
             step, lo = next(self._places)
-            self._next = _rows(self._batches.rows(step, lo, lo + self._rows), self._device)
+            self._next = on_device(self._batches.rows(step, lo, lo + self._rows), self._device)
 
     def take(self) -> Rows:
         """The next one."""
@@ -243,7 +243,8 @@ def _save(engine: Any, writer: Writer, run: Run, step: int, saved: Row, metrics:
     if log:
         checkpoint.clear(directory, step)
     dist.barrier()
-    engine.save_checkpoint(str(directory), tag=path.name, save_latest=False)
+    frozen = run.train.adapter is not None  # what is frozen is read from the start again
+    engine.save_checkpoint(str(directory), tag=path.name, save_latest=False, exclude_frozen_parameters=frozen)
 
     def done(files: list[Path]) -> None:
         checkpoint.deliver(path, place.rank, files)
@@ -260,20 +261,33 @@ def _save(engine: Any, writer: Writer, run: Run, step: int, saved: Row, metrics:
 
 
 def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
-    """Consolidated fp32 weights with config and tokenizer into model/, then done.json. One parameter at a time is gathered from all ranks."""
-    from deepspeed.utils import safe_get_full_fp32_param  # imports all of DeepSpeed, which must know the device by then
+    """Consolidated fp32 weights with config and tokenizer into model/, what an adapter has learnt into adapter/, then done.json.
 
-    out = Path(run.out)
+    One parameter at a time is gathered from all ranks. A frozen one is taken from the start, to which it must still be equal: CheckpointError.
+    """
+    out, adapter = Path(run.out), run.train.adapter
+    start = dict(_start(run).named_parameters()) if adapter is not None and place.first else {}
     state = {}
     for name, parameter in engine.module.named_parameters():
-        whole = safe_get_full_fp32_param(parameter) if run.train.zero else parameter.detach()
-        if place.first:
+        whole = _whole(parameter, run.train.zero)
+        if place.first and not parameter.requires_grad:
+            if not torch.equal(whole.cpu(), start[name].to(whole.dtype)):
+                raise CheckpointError(f"{name} is frozen and yet changed in training: the run is not to be used")
+            state[name] = start[name].detach()
+        elif place.first:
             state[name] = whole.to("cpu", torch.float32, copy=True).view(parameter.ds_shape if run.train.zero == 3 else parameter.shape)
     if place.first:
+        sizes = [parameter.numel() for name, parameter in state.items() if name not in start or start[name].requires_grad]
+        metrics = metrics | {"trained_parameters": sum(sizes), "parameters": sum(parameter.numel() for parameter in state.values())}
         with torch.device("meta"):
             model = Transformer(run.model, run.vocab)
+            if isinstance(adapter, Lora):
+                adapters.attach(model, adapter, 0)
         model.load_state_dict(state, strict=not run.model.tie_embeddings, assign=True)
         model.tie()
+        if adapter is not None:
+            adapters.save(model, adapter, out / "adapter")
+            adapters.merge(model)
         folder = out / "model.tmp"
         shutil.rmtree(folder, ignore_errors=True)
         families.save(model, run.model, run.vocab, folder)
@@ -288,6 +302,19 @@ def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
     dist.barrier()
 
 
+def _whole(parameter: Any, stage: int) -> torch.Tensor:
+    """A parameter from all ranks: its fp32 master if it is trained, else as it is computed with."""
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param  # imports all of DeepSpeed, which must know the device by then
+
+    if stage and parameter.requires_grad:
+        return safe_get_full_fp32_param(parameter)
+    if stage < 3:
+        return parameter.detach()
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
 def _engine(run: Run, place: Place) -> Any:
     """DeepSpeed's engine over the model that the run starts from."""
     settings = run.train
@@ -296,17 +323,7 @@ def _engine(run: Run, place: Place) -> Any:
     # a debugging aid that the line above turns on; it writes NaN over every buffer and costs more than the step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     deepspeed = _deepspeed(place.device, timedelta(seconds=settings.timeout))
-    if run.start:
-        model = families.load(run.start)
-        if (model.config, model.vocab) != (run.model, run.vocab):
-            raise InputError(
-                f"{run.start} holds {model.config} with {model.vocab} rows; this run has {run.model} with {run.vocab}. Use its shape"
-            )
-    else:
-        with torch.device("meta"):  # torch's own draws would take twice as long as ours
-            model = Transformer(run.model, run.vocab)
-        model.to_empty(device="cpu").tie()
-        model.init_weights(settings.seed)
+    model = _start(run)
     model.checkpointing = settings.checkpointing
     if settings.compile:
         for block in model.blocks:
@@ -316,6 +333,28 @@ def _engine(run: Run, place: Place) -> Any:
     if settings.optimizer == "muon":
         partition.base_optimizer(engine).bind(partition.pieces(engine))
     return engine
+
+
+def _start(run: Run) -> Transformer:
+    """The model before its first step: of fresh weights, or the start's with what the run's shape and adapter add to it."""
+    seed, adapter = run.train.seed, run.train.adapter
+    if run.start:
+        model = families.load(run.start)
+        if model.vocab != run.vocab:
+            raise InputError(f"{run.start} has {model.vocab} rows of embeddings; this run has {run.vocab}. Use its tokenizer")
+        if model.config != run.model:
+            model = adapters.equipped(model, run.model, seed)
+    elif adapter is not None:
+        raise ConfigError(f"adapter {adapter.kind} trains beside a model that has learnt; give the run a start, or set adapter to null")
+    else:
+        with torch.device("meta"):  # torch's own draws would take twice as long as ours
+            model = Transformer(run.model, run.vocab)
+        model.to_empty(device="cpu").tie()
+        model.init_weights(seed)
+    if isinstance(adapter, Lora):
+        adapters.attach(model, adapter, seed)
+    adapters.freeze(model, adapter)
+    return model
 
 
 def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint.Checkpoint | None, list[checkpoint.Skipped]]:
@@ -357,17 +396,6 @@ def _deepspeed(device: torch.device, patience: timedelta) -> Any:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     deepspeed.init_distributed(timeout=patience, verbose=False)
     return deepspeed
-
-
-def _rows(batch: Batch, device: torch.device) -> Rows:
-    """A batch's rows on the device."""
-    arrays = torch.from_numpy(np.stack((batch.tokens, batch.targets, batch.documents, batch.positions)))
-    ahead_B = None if batch.ahead is None else torch.from_numpy(batch.ahead)
-    if device.type == "cuda":  # from pageable memory a copy would wait for all that the GPU still has to do
-        arrays = arrays.pin_memory().to(device, non_blocking=True)
-        ahead_B = None if ahead_B is None else ahead_B.to(device)
-    tokens, targets, documents, positions = arrays.unbind()
-    return Rows(tokens, targets, documents, positions, ahead_B)
 
 
 def _norm(module: Any) -> float:

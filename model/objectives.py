@@ -1,12 +1,13 @@
 """What is minimised. Rows in, one sum a row out; how sums become a loss is said here once, and what the loop asks of an objective.
 
-    objective = of(run)
+    objective = of(run); objective.begin(engine)
     objective.source(prefixes), objective.noise              # what a row is
     objective.prepare(engine, mine, place)                   # before a step's micro-batches: what each of them needs of all
     objective.sums(engine, rows, prepared, here)             # one micro-batch: the loss of each of its rows, to go backward from
     objective.observe(engine, rows), objective.measures(...) # validation
 
-Tokens: cross entropy of the tokens that targets name (causal, masked, spans, mixed; instruction tuning). Contrast: InfoNCE over pairs.
+Tokens: cross entropy of the tokens that targets name (causal, masked, spans, mixed; instruction tuning). Contrast: InfoNCE over pairs. Labels,
+answers and preferences: model/tuning.py.
 Shape suffixes: B rows of a global batch, b of a micro-batch, T tokens, C width, V vocabulary, N held-out rows.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -22,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model import noise, tokenizer
-from model.batches import NO_LOSS, PADDING, Noise, Packed, Pairs, Source, Stream
-from model.config import Causal, Contrastive, Masked, Mixed, Run, Spans
+from model.batches import NO_LOSS, PADDING, Batch, Noise, Packed, Pairs, Source, Stream
+from model.config import EXAMPLES, Answers, Contrastive, Labels, Masked, Mixed, Preference, Run, Spans
 from model.errors import ConfigError
 from model.shards import Shard
 from model.transformer import compiled
@@ -37,6 +39,18 @@ class Rows(NamedTuple):
     documents: Tensor
     positions: Tensor
     ahead: Tensor | None
+    reference: Tensor | None = None
+
+
+def on_device(batch: Batch, device: torch.device) -> Rows:
+    """A batch's rows on the device."""
+    arrays = torch.from_numpy(np.stack((batch.tokens, batch.targets, batch.documents, batch.positions)))
+    ahead, reference = (None if array is None else torch.from_numpy(array) for array in (batch.ahead, batch.reference))
+    if device.type == "cuda":  # from pageable memory a copy would wait for all that the GPU still has to do
+        arrays = arrays.pin_memory().to(device, non_blocking=True)
+        ahead, reference = (None if tensor is None else tensor.to(device) for tensor in (ahead, reference))
+    tokens, targets, documents, positions = arrays.unbind()
+    return Rows(tokens, targets, documents, positions, ahead, reference)
 
 
 class Objective(Protocol):
@@ -44,6 +58,9 @@ class Objective(Protocol):
 
     noise: Noise | None
     """What is done to rows before they are learnt."""
+
+    def begin(self, engine: Any) -> None:
+        """What must be known of the weights that training starts from, before anything else is asked."""
 
     def source(self, prefixes: tuple[str, ...]) -> Source:
         """The samples of shards."""
@@ -64,8 +81,18 @@ class Objective(Protocol):
 def of(run: Run) -> Objective:
     """The objective of a run. ConfigError for one that the model or the data cannot serve."""
     wanted, model = run.train.objective, run.model
-    if run.data == "packed" and not isinstance(wanted, Causal):
-        raise ConfigError(f"examples are learnt by objective causal, not {wanted.kind}: set finetune.objective")
+    if (run.data == "packed") > isinstance(wanted, EXAMPLES):
+        raise ConfigError(
+            f"examples are learnt by objectives causal, labels, answers and preference, not {wanted.kind}: set finetune.objective"
+        )
+    if isinstance(wanted, Labels | Answers | Preference):
+        from model import tuning  # made of what is here
+
+        if run.data != "packed":
+            raise ConfigError(f"objective {wanted.kind} learns from examples, not from a corpus: set it in finetune.objective")
+        return tuning.of(run, wanted)
+    if model.labels:
+        raise ConfigError(f"the start scores {len(model.labels)} labels, and objective {wanted.kind} needs one that scores tokens")
     if isinstance(wanted, Contrastive):
         if run.train.z_loss:
             raise ConfigError("objective contrastive has no softmax over tokens for z_loss to hold; set z_loss to 0")
@@ -96,6 +123,9 @@ class Tokens:
             return cross_entropy(logits_BTV, targets_BT, run.train.z_loss)
 
         self._loss = compiled(loss) if run.train.compile else loss
+
+    def begin(self, engine: Any) -> None:
+        """Nothing."""
 
     def source(self, prefixes: tuple[str, ...]) -> Source:
         """As Objective."""
@@ -147,6 +177,9 @@ class Contrast:
     def __init__(self, run: Run, objective: Contrastive):
         self.noise: Noise | None = None
         self._run, self._objective = run, objective
+
+    def begin(self, engine: Any) -> None:
+        """Nothing."""
 
     def source(self, prefixes: tuple[str, ...]) -> Source:
         """As Objective."""

@@ -202,6 +202,18 @@ class MaskedHead(nn.Module):
         return self.norm(self.activation(self.dense(x_BTC)))
 
 
+class LabelHead(nn.Module):
+    """dropout(tanh(dense(x))), which BERT and RoBERTa put between the first token's state and the scores of labels."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.dropout(torch.tanh(self.dense(x_BTC)))
+
+
 class Pooler(nn.Module):
     """tanh(dense(state of the first token)), [B, C], which BERT trained by `next_sentence`: two scores a row, does the second segment follow."""
 
@@ -232,14 +244,26 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = norm(config, config.width) if config.norm_place == "pre" else nn.Identity()
-        self.head = MaskedHead(config) if config.head == "masked" else nn.Identity()
-        self.output = nn.Linear(config.width, vocab, bias=config.head == "masked")
+        self.prompt = table(config.prompt, config.width) if config.prompt else None
+        labelling = config.head == "labels" and config.kind == "encoder"
+        self.head = MaskedHead(config) if config.head == "masked" else LabelHead(config) if labelling else nn.Identity()
+        self.output = nn.Linear(config.width, len(config.labels) or vocab, bias=config.head in ("masked", "spans") or labelling)
         self.pooler = Pooler(config) if config.pooler != "none" else None
         # FlexAttention's own limits; and its masks know no window
         self._flexible = config.dropout == 0 and config.head_dim >= 16 and "local" not in config.attention
         self.checkpointing = False
         """Compute the inside of each block again in backward (Chen et al. 2016)."""
         self.tie()
+
+    @property
+    def soft(self) -> range:
+        """Ids of the rows of the soft prompt, which stand before every document; none without one."""
+        return range(self.vocab, self.vocab + self.config.prompt)
+
+    @property
+    def room(self) -> int:
+        """Longest text, tokens: the context without the soft prompt."""
+        return self.config.context - self.config.prompt
 
     def tie(self) -> None:
         """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
@@ -274,7 +298,8 @@ class Transformer(nn.Module):
         """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row, or what `head`
         makes of the states before the output matrix and of that matrix.
 
-        tokens_BT: ids below `vocab`. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token
+        Under a head of labels or spans the logits are the scores of these, [B, T, labels]. tokens_BT: ids below `vocab`, or vocab + n for
+        row n of a soft prompt. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token
         attends only to tokens of the same id (and, in a decoder, not later); None means one document a row. ahead_B: rows of a decoder, without
         local layers or cache, whose tokens see later ones too. positions_BT: None counts from the start of each document, or from the end of the cache.
         Raises InputError if the sequence is longer than the context, or than the room left in the cache. The slots of a cache may outnumber
@@ -294,7 +319,7 @@ class Transformer(nn.Module):
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
         mask_B1TS = self._mask(documents_BT, cache, B, T, ahead_B)
         local_B1TS = self._local(mask_B1TS, start, T)
-        x_BTC = self.embed(tokens_BT)
+        x_BTC = self._embedded(tokens_BT)
         if self.types is not None:
             x_BTC = x_BTC + self.types(torch.zeros_like(tokens_BT) if types_BT is None else types_BT)
         rotary = None
@@ -325,6 +350,13 @@ class Transformer(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         """Logits [..., V] of states [..., C]."""
         return self.output(self.head(states))
+
+    def _embedded(self, tokens_BT: Tensor) -> Tensor:
+        if self.prompt is None:
+            return self.embed(tokens_BT)
+        soft_BT = tokens_BT >= self.vocab
+        prompted_BTC = self.prompt((tokens_BT - self.vocab).clamp(min=0))
+        return torch.where(soft_BT[..., None], prompted_BTC, self.embed(tokens_BT.where(~soft_BT, 0)))
 
     def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int, ahead_B: Tensor | None) -> Tensor | BlockMask | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
@@ -384,4 +416,4 @@ def flops_per_token(config: ModelConfig, vocab: int, length: int) -> float:
     inner = parameter_counts(config, vocab)[1]
     kinds = [config.attention[layer % len(config.attention)] for layer in range(config.layers)]
     seen = sum(min(length, config.window) if kind == "local" else length for kind in kinds)
-    return 6.0 * (inner + vocab * config.width) + 12.0 * config.heads * config.head_dim * seen
+    return 6.0 * (inner + (len(config.labels) or vocab) * config.width) + 12.0 * config.heads * config.head_dim * seen

@@ -31,7 +31,7 @@ def accumulation(train: TrainConfig, world: int) -> int:
 
 def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool) -> dict[str, Any]:
     """DeepSpeed's configuration for a model of so many parameters."""
-    bucket = min(LARGEST_BUCKET, parameters)
+    bucket = -(-min(LARGEST_BUCKET, parameters) // 64) * 64  # an odd one is refused
     zero: dict[str, Any] = {"stage": train.zero, "overlap_comm": cuda and train.zero > 0}
     zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if train.zero == 3 and parameters < SMALL:
@@ -55,7 +55,7 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
 
 def optimizer(model: "torch.nn.Module", train: TrainConfig) -> "torch.optim.AdamW":
     """AdamW (Loshchilov and Hutter 2019), fused: weight decay on matrices and tables, none on norms and biases. Under `muon` the matrices
-    inside blocks are a group of their own that Muon moves. A group's learning rate is its `share` of the schedule's.
+    inside blocks are a group of their own that Muon moves. A group's learning rate is its `share` of the schedule's. Frozen parameters are in none.
     """
     import torch
 

@@ -13,7 +13,6 @@ from typing import Any
 from prefect import task
 
 from model.config import STRICT, to_dict
-from model.errors import ConfigError
 from tasks import policy
 from tasks.corpus.document import file_sha256, settle
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
@@ -61,8 +60,6 @@ def _adopt(work: Work, config: StartConfig, directory: Path) -> Result:
     from model import adopt, tokenizer
 
     model = adopt.adopt(directory, work.scratch / "model", config.tokens)
-    if model.config.kind != "decoder":
-        raise ConfigError(f"start.model {config.model} is an encoder; pretrain and finetune predict the next token and need a decoder")
     words = tokenizer.load(work.scratch / "model")
     tokenizer.save(words, work.scratch / "tokenizer")
     files = []

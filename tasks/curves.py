@@ -7,7 +7,19 @@ from typing import Any
 from tasks.corpus.manifest import Manifest, Store
 
 Row = dict[str, Any]
-STREAMED = ("loss", "lr", "grad_norm", "tokens_per_s", "mfu", "valid_loss", "valid_bits_per_token", "rss_bytes", "gpu_bytes")
+STREAMED = (
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_s",
+    "mfu",
+    "valid_loss",
+    "valid_bits_per_token",
+    "valid_accuracy",
+    "valid_margin",
+    "rss_bytes",
+    "gpu_bytes",
+)
 """Numbers of a row that are shown over steps."""
 
 

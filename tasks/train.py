@@ -3,7 +3,6 @@
 Shards (or examples) and a tokenizer in, and a model to start from; model/ (safetensors, config, tokenizer), metrics.jsonl and the last checkpoint out.
 """
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +13,10 @@ from typing import Any
 from prefect import task
 
 from model.config import STRICT, ModelConfig, Run, TrainConfig, from_dict, to_dict
-from model.errors import EmptyError, InputError, TokenizerError
+from model.errors import ConfigError, EmptyError, InputError, TokenizerError
 from model.finetune import template_hash
 from tasks import policy
+from tasks.corpus.examples import read, shape_of
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
 from tasks.report import ended, watch
 
@@ -47,11 +47,13 @@ class FinetuneConfig:
     """Settings of the loop."""
     template: str
     """Hash of what decides how a chat becomes tokens."""
+    words: str
+    """Name of the template that makes chats of labelled texts and questions; '' for none."""
 
 
-def finetune_config(train: TrainConfig) -> FinetuneConfig:
-    """The stage's config: the recipe's section, and the chat template as it is now."""
-    return FinetuneConfig(train, template_hash())
+def finetune_config(train: TrainConfig, words: str = "") -> FinetuneConfig:
+    """The stage's config: the recipe's section, and the templates as they are now."""
+    return FinetuneConfig(train, template_hash(), words)
 
 
 @task(name="pretrain", **policy.COMPUTE)
@@ -67,13 +69,12 @@ def pretrain(
 
 @task(name="finetune", **policy.COMPUTE)
 def finetune(
-    store: Store, recipe: str, config: TrainConfig, inputs: Mapping[str, Manifest], on_row: Callable[[Row], None], rebuild: bool = False
+    store: Store, recipe: str, config: FinetuneConfig, inputs: Mapping[str, Manifest], on_row: Callable[[Row], None], rebuild: bool = False
 ) -> Manifest:
-    """Tune a model on instruction examples, with loss on the answers only. Inputs: start, examples, tokenizer."""
+    """Tune a model on examples: the answers of chats, labels, answers in a context, preferences. Inputs: start, examples, tokenizer."""
     with watch("finetune") as progress:
-        made_with = finetune_config(config)
         return ended(
-            run_stage(store, FINETUNE, recipe, made_with, inputs, lambda work: _finetune(work, config, on_row), progress, rebuild=rebuild)
+            run_stage(store, FINETUNE, recipe, config, inputs, lambda work: _finetune(work, config, on_row), progress, rebuild=rebuild)
         )
 
 
@@ -96,24 +97,26 @@ def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None])
     return _train(work, run, on_row, sequences, sequences, {})
 
 
-def _finetune(work: Work, config: TrainConfig, on_row: Callable[[Row], None]) -> Result:
-    from model.finetune import encode_examples
+def _finetune(work: Work, made: FinetuneConfig, on_row: Callable[[Row], None]) -> Result:
+    from model import adapters
     from model.tokenizer import load
 
-    start = work.inputs["start"]
-    folder = _folder(work, "tokenizer", "tokenizer")
+    config, start, folder = made.train, work.inputs["start"], _folder(work, "tokenizer", "tokenizer")
+    tokenizer, base, vocab = load(folder), from_dict(ModelConfig, start.info["model"]), start.info["vocab"]
+    rows = list(examples(work.store, work.inputs["examples"], config.objective.kind, made.words))
+    labels = labels_of(config.objective.kind, rows)
+    shape = adapters.shaped(base, labels, config.adapter)
     counts: dict[str, Counter[str]] = {}
     (work.dir / "examples").mkdir(exist_ok=True)
     for split in ("train", "valid"):
-        chosen = [e for e in examples(work.store, work.inputs["examples"]) if e["split"] == split]
-        counts[split] = Counter(encode_examples(chosen, load(folder), work.dir / "examples" / split, config.length))
+        chosen, prefix = [row for row in rows if row["split"] == split], work.dir / "examples" / split
+        counts[split] = Counter(_encoded(config, chosen, tokenizer, prefix, labels, base.kind, range(vocab, vocab + shape.prompt)))
     if not counts["train"]["kept"]:
         raise EmptyError(
             f"no training example of {work.inputs['examples'].address} can be used: {dict(counts['train'])}. Raise finetune.length or mend the files."
         )
     run = Run(
-        data="packed", fingerprint=work.fingerprint, data_fingerprint=work.inputs["examples"].content,
-        model=from_dict(ModelConfig, start.info["model"]), train=config, vocab=start.info["vocab"],
+        data="packed", fingerprint=work.fingerprint, data_fingerprint=work.inputs["examples"].content, model=shape, train=config, vocab=vocab,
         shards=(str(work.dir / "examples/train"),), valid=(str(work.dir / "examples/valid"),) if counts["valid"]["kept"] else (),
         tokenizer=str(folder), start=str(_folder(work, "start", "model")), out=str(work.dir),
     )  # fmt: skip
@@ -122,21 +125,60 @@ def _finetune(work: Work, config: TrainConfig, on_row: Callable[[Row], None]) ->
     return _train(work, run, on_row, kept + sum(total.values()), kept, total)
 
 
-def examples(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Examples of JSON-lines files: objects with id, messages, split. A line that is none is an InputError naming file and line."""
+def _encoded(
+    config: TrainConfig, rows: list[Row], tokenizer: Any, prefix: Path, labels: list[str] | None, kind: str, soft: range
+) -> dict[str, int]:
+    from model import finetune as encoders
+
+    match config.objective.kind:
+        case "labels":
+            return encoders.encode_labelled(rows, tokenizer, prefix, config.length, labels or [], kind, soft)
+        case "answers":
+            return encoders.encode_questions(rows, tokenizer, prefix, config.length, kind, soft)
+        case "preference":
+            return encoders.encode_preferences(rows, tokenizer, prefix, config.length, soft)
+        case _:
+            return encoders.encode_examples(rows, tokenizer, prefix, config.length, soft)
+
+
+def labels_of(objective: str, rows: list[Row]) -> list[str] | None:
+    """What a head of the objective scores: the labels of the training rows, sorted; start and end for answers; None without such a head."""
+    if objective == "answers":
+        return ["start", "end"]
+    if objective != "labels":
+        return None
+    labels = sorted({row["label"] for row in rows if row["split"] == "train"})
+    if len(labels) < 2:
+        raise InputError(
+            f"the training examples have {len(labels)} label{'' if len(labels) == 1 else 's'} ({', '.join(labels)}); two or more are needed."
+        )
+    return labels
+
+
+SHAPES = {"causal": "chat", "labels": "label", "answers": "span", "preference": "preference"}
+"""Objective → the shape of its examples, as tasks/corpus/examples.py has them."""
+
+
+def examples(store: Store, manifest: Manifest, objective: str = "causal", words: str = "") -> Iterator[Row]:
+    """Examples of an ingest, of the shape that an objective learns from; `words`: the template that makes chats of others.
+
+    ConfigError for an objective that learns from a corpus, InputError naming file and line of what is no example, or one of another shape.
+    """
+    from model.templates import by_name
+
+    if objective not in SHAPES:
+        raise ConfigError(f"finetune.objective {objective} learns from a corpus; for examples there are {', '.join(SHAPES)}.")
+    wanted = SHAPES[objective]
+    template = by_name(words) if words else None
     for file in manifest.files:
-        path = store.path(manifest, file)
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    yield {"split": "train", "id": f"{file.path}:{number}"} | row | {"messages": row["messages"]}
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise InputError(
-                        f"{file.path} line {number} is no example ({error!r}): it needs a JSON object with `messages`."
-                    ) from None
+        for row in read(store.path(manifest, file), file.path):
+            shape = shape_of(row)
+            if shape in ("label", "span") and template and wanted == "chat":
+                row |= {"messages": template.messages(row)}
+            elif shape != wanted:
+                more = "; or name a template in prompts.trained" if wanted == "chat" and shape in ("label", "span") else ""
+                raise InputError(f"{row['id']} is an example of shape {shape}; objective {objective} learns from {wanted}{more}.")
+            yield row
 
 
 def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int]) -> Result:
@@ -160,7 +202,14 @@ def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept:
     )
     done = json.loads((work.dir / "done.json").read_text())
     last = f"checkpoints/step-{run.train.steps:08d}"
-    names = ["metrics.jsonl", "done.json", *_tree(work.dir, "model"), *_tree(work.dir, "examples"), *_tree(work.dir, last)]
+    names = [
+        "metrics.jsonl",
+        "done.json",
+        *_tree(work.dir, "model"),
+        *_tree(work.dir, "adapter"),
+        *_tree(work.dir, "examples"),
+        *_tree(work.dir, last),
+    ]
     return Result(
         [(name, None) for name in names], seen, kept, rejected, {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"]}
     )

@@ -27,6 +27,7 @@ from model.errors import ConfigError, InputError, NotFoundError
 from tasks.corpus.document import file_sha256
 from tasks.corpus.download import DownloadConfig, Request, Wanted, ingest
 from tasks.corpus.epub import Chapter, chapters
+from tasks.corpus.examples import ENDINGS, holds_examples
 from tasks.corpus.manifest import Manifest, Progress, Store
 from tasks.corpus.markdown import Markdown
 
@@ -96,10 +97,11 @@ def resolve(config: FilesConfig) -> Request:
     left_out = []
     for given in config.paths:
         for name, path in _expand(base, given):
-            if kind_of(path) is None and config.role != "blocklist":
+            known = holds_examples(path.name) if config.role == "examples" else kind_of(path) or config.role == "blocklist"
+            if not known:
                 if path == Path(os.path.abspath(base / given)):
                     raise InputError(
-                        f"{path}: Ingot reads {', '.join(KINDS)} (and .gz of the texts), not this. Convert it or leave it out."
+                        f"{path}: Ingot reads {', '.join(ENDINGS if config.role == 'examples' else KINDS)} (and .gz of the texts), not this. Convert it or leave it out."
                     )
                 left_out.append({"path": name, "reason": "unknown_kind"})
             elif found.setdefault(name, path) != path:

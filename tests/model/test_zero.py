@@ -14,7 +14,7 @@ from model.errors import ConfigError
 from model.transformer import Transformer
 
 TRAIN = TrainConfig(
-    objective=Causal("causal"), steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
+    objective=Causal("causal"), adapter=None, steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
     eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=1, micro_batch=2, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=60.0,
 )  # fmt: skip
@@ -79,6 +79,6 @@ def test_the_configuration_follows_stage_precision_and_size():
     small = zero.deepspeed_config(replace(TRAIN, zero=3, precision="bf16"), 2, 50_000, True)
     assert small["bf16"]["enabled"] and small["data_types"]["grad_accum_dtype"] == "fp32"
     assert small["zero_optimization"]["stage3_param_persistence_threshold"] == 0
-    assert small["zero_optimization"]["reduce_bucket_size"] == 50_000
+    assert small["zero_optimization"]["reduce_bucket_size"] == 50_048  # an odd one is refused
     large = zero.deepspeed_config(replace(TRAIN, zero=3), 2, 10**9, True)["zero_optimization"]
     assert "stage3_param_persistence_threshold" not in large and large["reduce_bucket_size"] < 10**9
