@@ -58,8 +58,12 @@ def read(path: Path, name: str) -> Iterator[Row]:
     try:
         text = _opened(path)
         kind = Path(name.removesuffix(".gz").removesuffix(".zip")).suffix
-        found = _lines(text) if kind in (".jsonl", ".ndjson") else _table(text) if kind == ".csv" else _document(text)
-        for place, row, public in found:
+        found: Iterator[tuple[str, Row | str]] = (
+            _lines(text) if kind in (".jsonl", ".ndjson") else _table(text) if kind == ".csv" else _document(text)
+        )
+        for place, given in found:
+            row = _parsed(given) if isinstance(given, str) else given
+            public = given is row or shape_of(row) is None
             for part in _plain(row) if public else [row]:
                 shape = shape_of(part)
                 if shape is None:
@@ -87,34 +91,35 @@ def _opened(path: Path) -> io.TextIOBase:
         return io.StringIO(file.read().decode("utf-8-sig"), newline="")
 
 
-def _lines(text: io.TextIOBase) -> Iterator[tuple[str, Row, bool]]:
+def _lines(text: io.TextIOBase) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text, 1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is no JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} holds {line.strip()[:80]!r}, no object")
-            yield f"line {number}", row, shape_of(row) is None
+            yield f"line {number}", line
 
 
-def _table(text: io.TextIOBase) -> Iterator[tuple[str, Row, bool]]:
+def _parsed(line: str) -> Row:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"it holds {line.strip()[:80]!r}, no object")
+    return row
+
+
+def _table(text: io.TextIOBase) -> Iterator[tuple[str, Row]]:
     rows = csv.DictReader(text)
     for row in rows:
-        yield f"line {rows.line_num}", row, True
+        yield f"line {rows.line_num}", row
 
 
-def _document(text: io.TextIOBase) -> Iterator[tuple[str, Row, bool]]:
+def _document(text: io.TextIOBase) -> Iterator[tuple[str, Row]]:
     whole = json.load(text)
     if isinstance(whole, dict) and isinstance(whole.get("data"), list):
         for article in whole["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    yield f"question {question['id']}", {"context": paragraph["context"]} | question, True
+                    yield f"question {question['id']}", {"context": paragraph["context"]} | question
     elif isinstance(whole, dict) and all(isinstance(dialogue, dict) and "messages" in dialogue for dialogue in whole.values()):
         for name, dialogue in whole.items():
-            yield f"dialogue {name}", {"woz": dialogue["messages"]}, True
+            yield f"dialogue {name}", {"woz": dialogue["messages"]}
     else:
         raise ValueError("neither SQuAD's `data` nor dialogues by their names with `messages`")
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from model.batches import NO_LOSS, Packed
-from model.finetune import REASONS, encode_examples, template_hash
+from model.batches import NO_LOSS, SPAN, Packed, Preferences, reference_path
+from model.errors import ShardError
+from model.finetune import REASONS, encode_examples, encode_labelled, encode_preferences, encode_questions, sequence, template_hash, windows
 from model.shards import Shard
-from model.tokenizer import END_OF_TURN, render, train
+from model.tokenizer import END_OF_TEXT, END_OF_TURN, START_OF_TURN, encode, render, train
 
 LENGTH = 96
 
@@ -100,3 +101,101 @@ def test_the_template_has_a_hash_of_its_own(monkeypatch):
     before = template_hash()
     monkeypatch.setattr("model.finetune.CHAT_TEMPLATE", "{{ messages }}")
     assert len(before) == 64 and template_hash() != before
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("soft", [(), (600, 601)])
+def test_the_target_of_a_text_is_its_label_at_the_token_that_stands_for_it(tmp_path, tokenizer, kind, soft):
+    rows = [{"text": "Paris is", "label": "b"}, {"text": "谁", "text_b": "capital", "label": "a"}]
+    assert encode_labelled(rows, tokenizer, tmp_path / "l", 40, ("a", "b"), kind, soft)["kept"] == 2
+    source = Packed([Shard(tmp_path / "l")], 40)
+    batch = source.read(np.arange(source.samples))
+    assert batch.count == source.targets(np.arange(source.samples)) == 2
+    for document, (texts, label) in enumerate(((["谁", "capital"], 0), (["Paris is"], 1))):
+        expected = [*soft, *sequence(tokenizer, kind, texts)]
+        (row,) = [r for r in range(len(batch.tokens)) for d in range(2) if batch.tokens[r][batch.documents[r] == d].tolist() == expected]
+        (number,) = [d for d in range(2) if batch.tokens[row][batch.documents[row] == d].tolist() == expected]
+        targets = batch.targets[row][batch.documents[row] == number]
+        assert targets[0 if kind == "encoder" else -1] == label and (targets != NO_LOSS).sum() == 1, document
+    assert sequence(tokenizer, "encoder", ["谁"])[0] == START_OF_TURN and sequence(tokenizer, "decoder", ["谁"])[-1] == END_OF_TEXT
+
+
+def test_a_labelled_text_is_kept_or_counted_by_its_reason(tmp_path, tokenizer):
+    rows = [{"text": text, "label": label} for text, label in (("Paris", "a"), ("Paris " * 40, "a"), ("  ", "a"), ("Paris", "z"))]
+    assert encode_labelled(rows, tokenizer, tmp_path / "l", 40, ("a", "b"), "decoder") == {
+        "kept": 1,
+        "too_long": 1,
+        "empty": 1,
+        "unknown_label": 1,
+    }
+
+
+def test_every_window_of_a_context_has_the_question_and_together_they_have_the_whole_context(tokenizer):
+    context = "the capital 谁是你 of France? Paris is " * 12
+    found = windows(tokenizer, "encoder", "capital?", context, 64)
+    head = sequence(tokenizer, "encoder", ["capital?"])
+    ids = encode(tokenizer, context)
+    seen = set()
+    for window in found:
+        assert len(window.ids) <= 64 and window.ids[: window.begin] == head and window.ids[-1] == END_OF_TEXT
+        inside = window.ids[window.begin : -1]
+        assert len(inside) == len(window.offsets)
+        start = next(n for n in range(len(ids)) if tokenizer.encode(context, add_special_tokens=False).offsets[n] == window.offsets[0])
+        assert ids[start : start + len(inside)] == inside
+        seen |= set(range(start, start + len(inside)))
+    assert len(found) > 2 and seen == set(range(len(ids)))
+    assert windows(tokenizer, "encoder", "capital? " * 40, context, 64) == []
+
+
+def test_the_target_of_a_context_leads_to_the_characters_of_its_answer(tmp_path, tokenizer):
+    context = "the capital of France? Paris is the capital. 谁是你? " * 4
+    answers = [{"text": "Paris", "start": context.index("Paris", 60)}]
+    rows = [
+        {"question": "谁", "context": context, "answers": answers},
+        {"question": "谁", "context": context, "answers": []},
+        {"question": "谁" * 80, "context": context, "answers": answers},
+    ]
+    counts = encode_questions(rows, tokenizer, tmp_path / "q", 64, "encoder")
+    assert counts == {"kept": 1, "no_answer": 1, "too_long": 1}
+    batch = Packed([Shard(tmp_path / "q")], 64).read(np.arange(len(Shard(tmp_path / "q"))))
+    assert batch.count == len(batch.tokens) >= 1
+    for tokens, targets in zip(batch.tokens, batch.targets, strict=True):
+        (place,) = np.flatnonzero(targets != NO_LOSS)
+        first, last = divmod(int(targets[place]), SPAN)
+        assert decoded(tokenizer, tokens[place + first : place + last + 1]).strip() == "Paris"
+
+
+def test_both_answers_of_a_pair_stand_in_one_row_with_what_the_start_thinks_of_them(tmp_path, tokenizer):
+    asked = [turn("user", "capital?")]
+    rows = [{"messages": asked, "chosen": "Paris " * n, "rejected": "谁"} for n in range(1, 7)]
+    rows += [
+        {"messages": asked, "chosen": "x ", "rejected": " x"},
+        {"messages": [], "chosen": "x", "rejected": "y"},
+        {"messages": asked, "chosen": "x" * 300, "rejected": "y"},
+    ]
+    counts = encode_preferences(rows, tokenizer, tmp_path / "p", 120)
+    assert counts == {"kept": 6, "too_long": 1, "no_answer": 0, "bad_roles": 1, "no_difference": 1}
+    shard = Shard(tmp_path / "p")
+    source = Preferences([shard], 120)
+    everything = np.arange(source.samples)
+    assert source.targets(everything) == 6 and source.read(everything).reference is None
+    known = np.arange(1, 13, dtype=np.float32)
+    np.save(reference_path(tmp_path / "p"), known)
+    batch = source.read(everything)
+    for row in range(len(batch.tokens)):
+        for document in range(batch.documents[row].max() + 1):
+            here = batch.documents[row] == document
+            ids = batch.tokens[row][here].tolist()
+            (number,) = [n for n in range(12) if shard[n][:-1].tolist() == ids and (n % 2 == 0 or n // 2 in {m // 2 for m in range(12)})][
+                :1
+            ]
+            assert ids == shard[number][:-1].tolist() and number % 2 == document % 2
+            values = batch.reference[row][here]
+            assert values[0] in known[[n for n in range(12) if shard[n][:-1].tolist() == ids]] and not values[1:].any()
+
+
+def test_targets_that_do_not_fit_their_shard_are_refused(tmp_path, tokenizer):
+    encode_labelled([{"text": "Paris", "label": "a"}], tokenizer, tmp_path / "l", 40, ("a", "b"), "decoder")
+    np.save(tmp_path / "l.targets.npy", np.zeros(3, np.int32))
+    with pytest.raises(ShardError, match="does not fit"):
+        Packed([Shard(tmp_path / "l")], 40)

@@ -9,7 +9,7 @@ from models import ELSEWHERE, elsewhere
 
 from model import families, tokenizer
 from model.config import ModelConfig, from_dict, roberta
-from model.errors import ConfigError, NotFoundError
+from model.errors import NotFoundError
 from tasks import adopt
 from tasks.adopt import ADOPT, StartConfig, request
 from tasks.corpus.manifest import Store, lookup
@@ -40,9 +40,9 @@ def test_the_content_decides_and_not_the_place(store: Store, tmp_path: Path) -> 
     assert lookup(store, ADOPT, "test", request(other)[1], {}) is None
 
 
-def test_encoders_and_absent_directories_are_refused(store: Store, tmp_path: Path) -> None:
+def test_an_absent_directory_is_refused_and_an_encoder_taken_in(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="neither a directory nor a hub id"):
         adopt.adopt.fn(store, "test", StartConfig(str(tmp_path / "absent"), "", ()))
     encoder = elsewhere(tmp_path / "roberta", roberta(32, 2, 4, 48, 128, 0.0))
-    with pytest.raises(ConfigError, match="is an encoder; pretrain and finetune predict the next token"):
-        adopt.adopt.fn(store, "test", StartConfig(str(encoder), "", ()))
+    made = adopt.adopt.fn(store, "test", StartConfig(str(encoder), "", ()))
+    assert made.info["model"]["kind"] == "encoder" and families.load(store.dir(made.address) / "model").config.kind == "encoder"
