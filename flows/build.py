@@ -225,6 +225,12 @@ def judge(build: Build, model: Manifest, base: Manifest, evaluation: Manifest, t
     )
 
 
+def publish_pretrained(build: Build, model: Manifest) -> None:
+    """A pretrained model under the name of its own: of an encoder, which answers nothing, the end of the chain."""
+    r = build.recipe
+    build.store.publish("models", f"{r.name}-pretrained", r.version, [model], {"pretrain": identity(r.pretrain)}, {})
+
+
 def drop_raw(store: Store, keep: str, corpus: Publication) -> None:
     """What keep_raw says: after a corpus stands, the raw files of its last part may go, since every record can be fetched again by its origin."""
     if keep == "all":
@@ -244,9 +250,13 @@ def finish(build: Build, tracker: Tracker, title: str, metrics: Mapping[str, flo
     """Record every stage in MLflow, write the corpus's page and the report artifact, and return what the command line shows. `metrics`: those of the
     evaluate stage, if none are given."""
     tracker.stages(build.manifests)
-    if metrics is None:
-        metrics = build.of("evaluate").info["metrics"] if any(m.stage == "evaluate" for m in build.manifests) else {}
-    rows = curve(build.store, build.of("pretrain")) if any(m.stage == "pretrain" for m in build.manifests) else []
+    stages = {m.stage for m in build.manifests}
+    if metrics is None and "evaluate" in stages:
+        metrics = build.of("evaluate").info["metrics"]
+    elif metrics is None and "pretrain" in stages:
+        metrics = {name: value for name, value in build.of("pretrain").info["final"].items() if name.startswith("valid_")}
+    metrics = metrics or {}
+    rows = curve(build.store, build.of("pretrain")) if "pretrain" in stages else []
     links = tracker.links()
     if build.corpus:
         seen = overview.place(build.store, build.corpus.address)
@@ -272,13 +282,16 @@ def _build(base: Recipe, recipe: Recipe, set: Mapping[str, Any], store: str | No
     try:
         corpus = make_corpus(build)
         base_model = make_model(build, corpus, tracker)
-        model = tune(build, base_model, tracker)
-        judge(build, model, base_model, next(m for m in build.manifests if m.info.get("role") == "evaluation"), tracker)
+        if base_model.info["model"]["kind"] == "decoder":
+            model = tune(build, base_model, tracker)
+            judge(build, model, base_model, next(m for m in build.manifests if m.info.get("role") == "evaluation"), tracker)
+        else:
+            publish_pretrained(build, base_model)
         drop_raw(build.store, build.recipe.keep_raw, corpus)
     except BaseException as error:
         tracker.fail(error)
         raise
-    get_run_logger().info("%s %s is registered", build.recipe.name, build.recipe.version)
+    get_run_logger().info("%s %s is made", build.recipe.name, build.recipe.version)
     return finish(build, tracker, f"Build {build.recipe.name} {build.recipe.version}")
 
 
@@ -332,3 +345,21 @@ def base(recipe: Recipe = recipes.base(), set: dict[str, Any] = {}, store: str |
         rebuild: stages to make anew although complete.
     """
     return _build(recipes.base(), recipe, set, store, rebuild)
+
+
+@flow(name="build", flow_run_name="build roberta")
+def roberta(
+    recipe: Recipe = recipes.roberta(),
+    set: dict[str, Any] = {},  # noqa: B006
+    store: str | None = None,
+    rebuild: list[str] = [],  # noqa: B006
+) -> dict[str, Any]:
+    """A masked language model by RoBERTa's recipe on the embedded sample; ends with pretraining.
+
+    Args:
+        recipe: every setting of every stage; those behind pretrain are not used.
+        set: dotted overrides on top of it, for example {"pretrain.steps": 100}.
+        store: path or URL of the store; default INGOT_STORE, or ./.ingot.
+        rebuild: stages to make anew although complete.
+    """
+    return _build(recipes.roberta(), recipe, set, store, rebuild)

@@ -77,6 +77,8 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)
     inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if recipe.start else {}) if shards and tokens else None
     base_model = walk.step(PRETRAIN, PretrainConfig(shape, recipe.pretrain), inputs, training_bytes(shape, recipe.pretrain, vocab))
+    if shape.kind == "encoder":
+        return walk.steps
     pairs = walk.ingest("examples", files.resolve(recipe.examples))
     inputs = {"start": base_model, "examples": pairs, "tokenizer": tokens} if base_model and pairs and tokens else None
     model = walk.step(

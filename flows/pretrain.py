@@ -8,9 +8,8 @@ from typing import Any
 from prefect import flow
 
 from flows import recipes
-from flows.build import finish, make_model, start
+from flows.build import finish, make_model, publish_pretrained, start
 from flows.recipes import Recipe
-from model.config import identity
 from model.errors import NotFoundError
 from tasks import registry
 from tasks.corpus.manifest import Publication, Store
@@ -45,8 +44,6 @@ def base(corpus: str = "corpora/small", recipe: Recipe = recipes.base(), set: di
     except BaseException as error:
         tracker.fail(error)
         raise
-    build.store.publish(
-        "models", f"{build.recipe.name}-pretrained", build.recipe.version, [model], {"pretrain": identity(build.recipe.pretrain)}, {}
-    )
+    publish_pretrained(build, model)
     finish(build, tracker, f"Pretrain {build.recipe.name} on {build.corpus.address}")
     return model.address

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from model import config as shapes
 from model.config import (
     STRICT,
     Answers,
     Causal,
     Labels,
     Lora,
+    Masked,
     ModelConfig,
     TrainConfig,
     differing,
@@ -287,9 +289,38 @@ def self_instruct() -> Recipe:
     return tuned("self_instruct", ("seed_tasks.jsonl",), "Apache-2.0", learnt, PromptsConfig("", (), 0, 0, 8))
 
 
+def roberta() -> Recipe:
+    """The embedded sample to a masked language model by RoBERTa's recipe (Liu et al. 2019) at a small size: masks drawn anew whenever a row is seen, rows
+    full of text, no next-sentence scores, Adam and a linear decay as there. Attention stays within a document. The chain ends with pretraining.
+    """
+    d = demo()
+    return replace(
+        d,
+        name="roberta",
+        model=shapes.roberta(width=128, layers=4, heads=4, ffn_width=512, context=128, dropout=0.1),
+        pretrain=train(
+            1500,
+            16,
+            128,
+            1e-3,
+            120,
+            objective=Masked("masked", rate=0.15, last_rate=0.15, masked=0.8, random=0.1, whole_words=False),
+            schedule="wsd",
+            decay=1380,
+            min_lr=0.0,
+            beta2=0.98,
+            eps=1e-6,
+            weight_decay=0.01,
+            clip=0.0,
+            ranks=2,
+            micro_batch=8,
+        ),
+    )
+
+
 TUNINGS: Mapping[str, Callable[[], Recipe]] = {"banking77": banking77, "cmrc": cmrc, "crosswoz": crosswoz, "self_instruct": self_instruct}
 """Recipes of fine-tuning alone."""
-RECIPES: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "tiny": tiny, "small": small, "base": base}
+RECIPES: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "tiny": tiny, "small": small, "base": base, "roberta": roberta}
 
 
 def by_name(name: str) -> Recipe:

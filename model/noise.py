@@ -10,7 +10,7 @@ never hidden. Shape suffixes: B rows, L tokens, N tokens of a piece, W words.
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HIDE, BECOME, WHICH, BOTH, CUT = range(5)
 """Streams of noise: which tokens are hidden, what becomes of each, by which other it is replaced, which rows see both ways, where spans are cut."""
+REMEMBERED = 1 << 16
+"""Chinese clauses whose words are kept, some 50 MB: laws and later epochs repeat them."""
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 HAN = re.compile(f"[{CHINESE}]+")
 WORDS = re.compile(rf" ?[^\W{CHINESE}]+|[{CHINESE}]+|.", re.DOTALL)
@@ -43,7 +45,7 @@ class Words:
         import jieba
 
         jieba.setLogLevel(logging.WARNING)
-        self._cut = jieba.lcut
+        self._cut = lru_cache(maxsize=REMEMBERED)(jieba.lcut)
         byte = {character: bytes([number]) for number, character in enumerate(_alphabet())}
         names = [tokenizer.id_to_token(number) or "" for number in range(tokenizer.get_vocab_size())]
         if type(tokenizer.model).__name__ == "WordPiece":  # ## continues a word, anything else but a Chinese character stood behind a space

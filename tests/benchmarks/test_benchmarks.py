@@ -90,6 +90,15 @@ def test_memory_is_told_for_every_data_stage(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.full
+@pytest.mark.realdata
+@pytest.mark.timeout(900)
+def test_what_objectives_learn_is_told_with_a_curve_a_run(tmp_path, realdata):
+    found = quick("learning.py", tmp_path, "--only", "shakespeare", "words", "--plot", str(tmp_path))
+    assert [figure["goal"] for figure in found] == ["< 1.88", "< 1.88", "", ""]
+    assert len(list(tmp_path.glob("Shakespeare*.png"))) == 2
+
+
 def test_masking_is_told_by_kind_and_language(tmp_path):
     names = [figure["name"] for figure in quick("pii_quality.py", tmp_path)]
     assert sum(": recall, " in name for name in names) == 22 and sum(": precision, " in name for name in names) == 12

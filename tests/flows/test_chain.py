@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from chain import STAGES, asked, by_stage, content, facts, ingot, of_store
 
-from flows import build, recipes
+from flows import build, planning, recipes
 from model.errors import ConfigError, NotFoundError
 from tasks.corpus.manifest import Store
 
@@ -157,7 +157,7 @@ def test_the_registered_model_answers(call):
 def test_mistakes_in_the_call_are_named(call):
     """Before Prefect starts: within this process it would take the user's own profile."""
     for words, said in (
-        (("run", "tinny"), "recipes are demo, tiny, small, base"),
+        (("run", "tinny"), "recipes are demo, tiny, small, base, roberta"),
         (("run", "tiny", "dedup.treshold=1"), "did you mean 'threshold'"),
         (("run", "tiny", "dedup.threshold=2"), "dedup.threshold"),
         (("run", "tiny", "steps"), "field=value"),
@@ -183,3 +183,17 @@ def test_the_demo_answers_and_stops_by_itself(tmp_path):
     assert scores["metrics"]["bits_per_byte"] < 3.5
     asked = ingot("sample", "ingot-demo@candidate", "What is paper made of?", store=store)
     assert len(asked.stdout.split()) >= 3
+
+
+@pytest.mark.full
+def test_the_chain_of_an_encoder_ends_with_pretraining_and_the_plan_says_so(tmp_path):
+    store = tmp_path / "store"
+    changes = ("pretrain.steps=6", "pretrain.warmup=1", "pretrain.decay=5", "pretrain.ranks=1", "version=short")
+    done = ingot("run", "roberta", *changes, store=store)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "valid_accuracy" in done.stdout and "valid_loss" in done.stdout
+    [published] = [thing for thing in Store(store).publications() if thing.address.startswith("models/")]
+    assert published.address == "models/roberta-pretrained/short"
+    assert not {"finetune", "evaluate", "register"} & set(by_stage(Store(store)))
+    steps = planning.plan("roberta", dict(change.split("=") for change in changes), Store(store))
+    assert steps[-1].stage == "pretrain" and {step.state for step in steps} == {"complete"}

@@ -1,12 +1,17 @@
 """Properties of model/objectives.py: one mean over all targets of a global batch, however its rows are spread."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from model.batches import NO_LOSS
-from model.objectives import cross_entropy, in_pieces, info_nce, mean, pool, share
+from model.batches import NO_LOSS, PADDING
+from model.config import Contrastive, qwen3
+from model.objectives import Contrast, Rows, cross_entropy, in_pieces, info_nce, mean, pool, share
+from model.transformer import Transformer
 
 VOCAB = 11
 
@@ -108,3 +113,45 @@ def test_a_pooled_text_is_the_mean_of_its_states_or_the_first():
     documents = torch.tensor([[0, 0, 0, 0], [0, 0, -1, -1]])
     assert torch.allclose(pool(states, documents, "mean"), torch.stack((states[0].mean(0), states[1, :2].mean(0))))
     assert torch.equal(pool(states, documents, "first"), states[:, 0])
+
+
+@pytest.fixture
+def alone():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def two_texts(rows: int, length: int) -> Rows:
+    """Rows of a text beside itself, some shorter than their half."""
+    tokens = torch.randint(5, VOCAB, (rows, length), generator=torch.Generator().manual_seed(3))
+    documents = torch.where(torch.arange(length) < torch.arange(rows)[:, None] + 2, 0, PADDING)
+    twice = [torch.cat((a, a), dim=1) for a in (tokens, documents, torch.arange(length).expand(rows, -1))]
+    return Rows(twice[0], torch.full_like(twice[0], NO_LOSS), twice[1], twice[2], None)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_cached_gradients_are_those_of_the_whole_batch_under_the_same_dropout(alone, pooling):
+    """Gao et al. 2021: micro-batches of 2 rows, the loss over all 6; a text's two vectors differ by dropout alone."""
+    model = Transformer(replace(qwen3(width=16, layers=2, heads=2, kv_heads=1, ffn_width=32, context=16), dropout=0.3), VOCAB)
+    model.init_weights(1)
+    objective = Contrast(SimpleNamespace(), Contrastive("contrastive", "dropout", 0.1, pooling))
+    rows = two_texts(6, 8)
+    cut = [(here, Rows(*(None if a is None else a[here] for a in rows))) for here in (slice(0, 2), slice(2, 4), slice(4, 6))]
+
+    torch.manual_seed(5)
+    vectors = torch.cat([objective._vectors(model, part) for _, part in cut])
+    assert (vectors[:, 0] - vectors[:, 1]).norm(dim=1).min() > 1e-2
+    losses = info_nce(vectors, 0.1)
+    expected = torch.autograd.grad(losses.sum(), list(model.parameters()))
+
+    torch.manual_seed(5)
+    prepared = objective.prepare(model, iter(cut), 6, 16)
+    torch.manual_seed(5)
+    found = []
+    for here, part in cut:
+        sums = objective.sums(model, part, prepared, here)
+        sums.sum().backward()
+        found.append(sums.detach())
+    assert torch.allclose(torch.cat(found), losses)
+    assert all(torch.allclose(p.grad, e, atol=1e-6) for p, e in zip(model.parameters(), expected, strict=True))

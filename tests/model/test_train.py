@@ -457,7 +457,7 @@ def learnt(data: Path, run: Run) -> tuple[list[float], dict[str, float]]:
     [
         pytest.param(name, *how, marks=() if (name, how) == ("contrastive", (1, 1)) else pytest.mark.full)
         for name in OBJECTIVES
-        for how in ([(1, 1), (2, 2), (3, 2)] if name in ("masked", "contrastive") else [(1, 2)])
+        for how in ([(0, 2), (1, 1), (2, 2), (3, 2)] if name in ("masked", "contrastive") else [(1, 2)])
     ],
 )
 def test_each_objective_is_that_of_its_definition_over_whole_batches(data, tmp_path, name, stage, ranks):
