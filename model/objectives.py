@@ -67,6 +67,10 @@ def of(run: Run) -> Objective:
     if run.data == "packed" and not isinstance(wanted, Causal):
         raise ConfigError(f"examples are learnt by objective causal, not {wanted.kind}: set finetune.objective")
     if isinstance(wanted, Contrastive):
+        if run.train.tensor_parallel > 1:
+            raise ConfigError(
+                "objective contrastive gathers texts from all ranks, of which each must have its own; set tensor_parallel to 1"
+            )
         if run.train.z_loss:
             raise ConfigError("objective contrastive has no softmax over tokens for z_loss to hold; set z_loss to 0")
         return Contrast(run, wanted)
