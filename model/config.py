@@ -369,8 +369,10 @@ class TrainConfig:
     """Processes on one node; with tensor_parallel=1 each has rows of its own."""
     tensor_parallel: Annotated[int, Field(ge=1)] = resource()
     """Neighbouring ranks that share the matrices of every block and work on the same rows; the model's heads are divided among them."""
+    sequence_parallel: Annotated[int, Field(ge=1)] = resource()
+    """Neighbouring ranks that take a part of the same rows' tokens each, for long sequences; attention's heads are divided among them."""
     micro_batch: Annotated[int, Field(ge=1)] = resource()
-    """Sequences in one forward pass; batch = micro_batch × ranks / tensor_parallel × accumulation."""
+    """Sequences in one forward pass; batch = micro_batch × ranks / (tensor_parallel × sequence_parallel) × accumulation."""
     zero: Annotated[int, Field(ge=0, le=3)] = resource()
     """DeepSpeed ZeRO stage."""
     compile: bool = resource()
@@ -383,9 +385,14 @@ class TrainConfig:
     """Seconds without a step after which the run counts as hung and is ended."""
 
     def __post_init__(self) -> None:
-        if self.ranks % self.tensor_parallel:
-            raise ValueError(f"ranks ({self.ranks}) must be a multiple of tensor_parallel ({self.tensor_parallel})")
-        replicas = self.ranks // self.tensor_parallel
+        shared = self.tensor_parallel * self.sequence_parallel
+        if self.ranks % shared:
+            raise ValueError(f"ranks ({self.ranks}) must be a multiple of tensor_parallel × sequence_parallel ({shared})")
+        if self.tensor_parallel > 1 < self.sequence_parallel:
+            raise ValueError("tensor_parallel and sequence_parallel do not go together; set one of them to 1")
+        if self.sequence_parallel > 1 and (self.compile or self.length % self.sequence_parallel):
+            raise ValueError(f"sequence_parallel ({self.sequence_parallel}) must divide length ({self.length}), and goes without compile")
+        replicas = self.ranks // shared
         if self.batch % (self.micro_batch * replicas):
             raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {replicas})")
         if self.tensor_parallel > 1 and (self.zero == 0 or self.compile or self.optimizer == "muon"):

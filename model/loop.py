@@ -29,6 +29,7 @@ from model.errors import CheckpointError, ConfigError, InputError, NonFiniteErro
 from model.objectives import Objective, Rows
 from model.peak import peak_flops
 from model.saving import Writer
+from model.sequence import Parts
 from model.spikes import Spikes, held
 from model.transformer import Transformer, flops_per_token
 
@@ -45,7 +46,9 @@ class Place:
     world: int
     device: torch.device
     tensor: int
-    """Ranks that share one replica of the model."""
+    """Ranks that share the matrices of one model."""
+    sequence: int
+    """Ranks that share the tokens of one row."""
 
     @property
     def first(self) -> bool:
@@ -54,17 +57,22 @@ class Place:
 
     @property
     def replica(self) -> int:
-        """Which replica this rank belongs to; its ranks are neighbours and see the same rows."""
-        return self.rank // self.tensor
+        """Which rows are this rank's; those that share them are neighbours."""
+        return self.rank // (self.tensor * self.sequence)
 
     @property
     def replicas(self) -> int:
-        """Replicas, each with rows of its own."""
+        """How many have rows of their own."""
+        return self.world // (self.tensor * self.sequence)
+
+    @property
+    def averaged(self) -> int:
+        """Ranks over which DeepSpeed averages gradients."""
         return self.world // self.tensor
 
     @property
     def speaks(self) -> bool:
-        """Of a replica's ranks, which all find the same, the one whose findings count."""
+        """Of ranks that share matrices, which all find the same, the one whose findings count."""
         return self.rank % self.tensor == 0
 
 
@@ -85,7 +93,9 @@ def train(run: Run) -> None:
     if run.valid:
         rows = settings.valid_batches * settings.batch
         valid = held_out(objective.source(run.valid), rows, run.data_fingerprint, objective.noise)
-    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run), settings.tensor_parallel)
+    place = Place(
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run), settings.tensor_parallel, settings.sequence_parallel
+    )
     with room.told(run, place.replicas, place.device):
         engine = _engine(run, place)
 
@@ -159,7 +169,7 @@ def update(
         slice(lo, lo + settings.micro_batch)
         for lo in range(place.replica * settings.micro_batch, settings.batch, place.replicas * settings.micro_batch)
     ]
-    noise = _mixed(settings.seed, step, place.replica)  # of dropout: no state to save, none carried over
+    noise = _mixed(settings.seed, step, place.rank // place.tensor)  # of dropout: no state to save, none carried over
     torch.manual_seed(noise)
     twice = ((here, _rows(batches.rows(step, here.start, here.stop), place.device)) for here in mine)
     prepared = objective.prepare(engine, twice, settings.batch, run.model.width)
@@ -167,7 +177,7 @@ def update(
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
     for part, here in enumerate(mine):
         row_sums = objective.sums(engine, feed.take(), prepared, here)
-        engine.backward(objectives.share(row_sums, targets, parts * place.replicas))
+        engine.backward(objectives.share(row_sums, targets, parts * place.averaged))
         feed.read()
         if place.speaks:
             sums_B[here] = row_sums.detach()
@@ -337,6 +347,9 @@ def _engine(run: Run, place: Place) -> Any:
         model.to_empty(device="cpu").tie()
         model.init_weights(settings.seed)
     model.checkpointing = settings.checkpointing
+    if place.sequence > 1:
+        groups = [dist.new_group(range(lo, lo + place.sequence)) for lo in range(0, place.world, place.sequence)]
+        model.share_rows(Parts(groups[place.replica], place.sequence, place.rank % place.sequence))
     if settings.compile:
         for block in model.blocks:
             block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
@@ -368,12 +381,15 @@ def _cut(saved: Row) -> Row:
 
 
 def _replicas(run: Run) -> int:
-    """Replicas among the ranks that torchrun started. Raises ConfigError if they or the model cannot be divided by tensor_parallel."""
-    world, tensor, model = int(os.environ["WORLD_SIZE"]), run.train.tensor_parallel, run.model
-    for what, count in (("ranks in all", world), ("model.kv_heads", model.kv_heads), ("model.ffn_width", model.ffn_width)):
-        if count % tensor:
-            raise ConfigError(f"train.tensor_parallel ({tensor}) must divide {what} ({count}); lower it")
-    return world // tensor
+    """How many have rows of their own among the ranks that torchrun started. Raises ConfigError if they or the model cannot be divided so."""
+    world, model, settings = int(os.environ["WORLD_SIZE"]), run.model, run.train
+    for name, ranks in (("tensor_parallel", settings.tensor_parallel), ("sequence_parallel", settings.sequence_parallel)):
+        for what, count in (("ranks in all", world), ("model.kv_heads", model.kv_heads)):
+            if count % ranks:
+                raise ConfigError(f"train.{name} ({ranks}) must divide {what} ({count}); lower it")
+    if model.ffn_width % settings.tensor_parallel:
+        raise ConfigError(f"train.tensor_parallel ({settings.tensor_parallel}) must divide model.ffn_width ({model.ffn_width}); lower it")
+    return world // (settings.tensor_parallel * settings.sequence_parallel)
 
 
 def _device(run: Run) -> torch.device:

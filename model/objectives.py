@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 
 class Objective(Protocol):
-    """What the loop asks of one."""
+    """What the loop asks of one. Where ranks share rows, sums and what is observed are of a rank's own tokens, to be added up."""
 
     noise: Noise | None
     """What is done to rows before they are learnt."""
@@ -111,21 +111,23 @@ class Tokens:
 
     def sums(self, engine: Any, rows: Rows, prepared: None, here: slice) -> Tensor:
         """As Objective."""
+        targets_bT = engine.module.own(rows.targets)
 
         def head(states_bTC: Tensor, output: nn.Module) -> Tensor:
             if self._run.train.checkpointing:
-                return in_pieces(self._loss, states_bTC, output, rows.targets)
-            return self._loss(output(states_bTC), rows.targets)
+                return in_pieces(self._loss, states_bTC, output, targets_bT)
+            return self._loss(output(states_bTC), targets_bT)
 
         return engine(rows.tokens, rows.positions, rows.documents, ahead_B=rows.ahead, head=head)
 
     def observe(self, engine: Any, rows: Rows) -> Tensor:
         """Loss and number of targets that are the likeliest token, [b, 2]."""
+        targets_bT = engine.module.own(rows.targets)
 
         def head(states_bTC: Tensor, output: nn.Module) -> Tensor:
             logits_bTV = output(states_bTC)
-            right_bT = logits_bTV.argmax(-1) == rows.targets
-            return torch.stack((self._loss(logits_bTV, rows.targets), right_bT.sum(1).float()), dim=1)
+            right_bT = logits_bTV.argmax(-1) == targets_bT
+            return torch.stack((self._loss(logits_bTV, targets_bT), right_bT.sum(1).float()), dim=1)
 
         return engine(rows.tokens, rows.positions, rows.documents, ahead_B=rows.ahead, head=head)
 

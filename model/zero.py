@@ -42,7 +42,7 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
     if train.zero == 3 and parameters < SMALL:
         zero["stage3_param_persistence_threshold"] = 0
     config: dict[str, Any] = {
-        "train_batch_size": train.batch,
+        "train_batch_size": train.batch * train.sequence_parallel,  # ranks that share rows count as if each had its own
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation(train, world),
         "gradient_clipping": train.clip,

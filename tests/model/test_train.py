@@ -51,7 +51,7 @@ VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
 TRAIN = TrainConfig(
     objective=Causal("causal"), steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, micro_batch=4, zero=1,
+    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=4, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=120.0,
 )  # fmt: skip
 SHORT = replace(TRAIN, steps=6, save_every=3, valid_every=3)
@@ -306,6 +306,10 @@ def wait_for(condition, seconds: float = 60) -> None:
             {"train": replace(TRAIN, ranks=2, tensor_parallel=2), "model": replace(MODEL, kv_heads=1)},
             r"must divide model.kv_heads \(1\)",
         ),
+        (
+            {"train": replace(TRAIN, ranks=2, sequence_parallel=2, objective=OBJECTIVES["contrastive"])},
+            "set tensor_parallel and sequence_parallel to 1",
+        ),
         ({"vocab": 128}, r"tokenizer\.json has token ids up to 2\d\d, the weights rows for 128"),
     ],
 )
@@ -404,6 +408,27 @@ def test_two_ranks_that_share_each_matrix_agree_with_one_and_resume(data, short,
         path = again(tmp_path / "out", tmp_path / "copy", 6)
         a_run(data, path.parent, train, model)
         assert go(path)[0]["step"] == 3 and steps(path.parent) == steps(tmp_path / "out")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage, family", [(1, "qwen3"), (3, "gpt_neo")])
+def test_two_ranks_that_share_each_row_agree_with_one_and_go_on_alone(data, short, tmp_path, stage, family):
+    model = MODEL if family == "qwen3" else gpt_neo(32, 2, 4, 48, 64, 5, 0.0)
+    alone = short
+    if model != MODEL:
+        alone = tmp_path / "alone"
+        go(a_run(data, alone, SHORT, model))
+    train = replace(SHORT, ranks=2, sequence_parallel=2, zero=stage, checkpointing=True)
+    go(a_run(data, tmp_path / "out", train, model))
+    path = again(tmp_path / "out", tmp_path / "copy", 6)
+    a_run(data, path.parent, SHORT, model)
+    assert go(path)[0]["step"] == 3
+    for out in (tmp_path / "out", tmp_path / "copy"):
+        assert losses(out, "batch") == losses(alone, "batch")
+        for name in ("loss", "grad_norm", "valid_loss", "valid_accuracy"):
+            assert losses(out, name) == pytest.approx(losses(alone, name), abs=1e-5)
+        ours, theirs = (families.load(folder / "model").state_dict() for folder in (out, alone))
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
 @pytest.mark.full

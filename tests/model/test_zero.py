@@ -16,7 +16,7 @@ from model.transformer import Transformer
 
 TRAIN = TrainConfig(
     objective=Causal("causal"), steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, micro_batch=2, zero=1,
+    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=2, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=60.0,
 )  # fmt: skip
 
@@ -108,8 +108,11 @@ def test_tensor_parallelism_divides_every_matrix_inside_blocks_and_nothing_else(
         ({"ranks": 3, "tensor_parallel": 2}, "must be a multiple of tensor_parallel"),
         ({"ranks": 2, "tensor_parallel": 2, "zero": 0}, "goes with zero=1, 2 or 3"),
         ({"ranks": 2, "tensor_parallel": 2, "optimizer": "muon"}, "optimizer=adamw"),
+        ({"ranks": 4, "tensor_parallel": 2, "sequence_parallel": 2}, "do not go together"),
+        ({"ranks": 3, "sequence_parallel": 3, "batch": 6}, r"sequence_parallel \(3\) must divide length \(32\)"),
+        ({"ranks": 2, "sequence_parallel": 2, "compile": True}, "without compile"),
     ],
 )
-def test_what_does_not_go_with_tensor_parallelism_is_refused(change, message):
+def test_what_does_not_go_with_shared_matrices_or_rows_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TRAIN, **change)
