@@ -454,9 +454,13 @@ class TrainConfig:
     overlap_saving: bool = resource()
     """Write a checkpoint while training goes on; takes main memory for a copy of it."""
     ranks: Annotated[int, Field(ge=1)] = resource()
-    """Data-parallel processes on one node."""
+    """Processes on one node; with tensor_parallel=1 each has rows of its own."""
+    tensor_parallel: Annotated[int, Field(ge=1)] = resource()
+    """Neighbouring ranks that share the matrices of every block and work on the same rows; the model's heads are divided among them."""
+    sequence_parallel: Annotated[int, Field(ge=1)] = resource()
+    """Neighbouring ranks that take a part of the same rows' tokens each, for long sequences; attention's heads are divided among them."""
     micro_batch: Annotated[int, Field(ge=1)] = resource()
-    """Sequences in one forward pass of one rank; batch = micro_batch × ranks × accumulation."""
+    """Sequences in one forward pass; batch = micro_batch × ranks / (tensor_parallel × sequence_parallel) × accumulation."""
     zero: Annotated[int, Field(ge=0, le=3)] = resource()
     """DeepSpeed ZeRO stage."""
     compile: bool = resource()
@@ -469,8 +473,20 @@ class TrainConfig:
     """Seconds without a step after which the run counts as hung and is ended."""
 
     def __post_init__(self) -> None:
-        if self.batch % (self.micro_batch * self.ranks):
-            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {self.ranks})")
+        shared = self.tensor_parallel * self.sequence_parallel
+        if self.ranks % shared:
+            raise ValueError(f"ranks ({self.ranks}) must be a multiple of tensor_parallel × sequence_parallel ({shared})")
+        if shared > 1 and (self.adapter is not None or not isinstance(self.objective, Causal | Masked | Spans | Mixed)):
+            raise ValueError("tensor_parallel and sequence_parallel go with objectives causal, masked, spans, mixed and without an adapter")
+        if self.tensor_parallel > 1 < self.sequence_parallel:
+            raise ValueError("tensor_parallel and sequence_parallel do not go together; set one of them to 1")
+        if self.sequence_parallel > 1 and (self.compile or self.length % self.sequence_parallel):
+            raise ValueError(f"sequence_parallel ({self.sequence_parallel}) must divide length ({self.length}), and goes without compile")
+        replicas = self.ranks // shared
+        if self.batch % (self.micro_batch * replicas):
+            raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {replicas})")
+        if self.tensor_parallel > 1 and (self.zero == 0 or self.compile or self.optimizer == "muon"):
+            raise ValueError("tensor_parallel goes with zero=1, 2 or 3, with optimizer=adamw and without compile")
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError("zero=0 with precision=bf16 takes a phantom Adam step in DeepSpeed 0.19; set zero to 1, 2 or 3")
         if self.warmup + (self.decay if self.schedule == "wsd" else 0) > self.steps:

@@ -28,6 +28,7 @@ from model.errors import CheckpointError, ConfigError, InputError, NonFiniteErro
 from model.objectives import Objective, Rows, on_device
 from model.peak import peak_flops
 from model.saving import Writer
+from model.sequence import Parts
 from model.spikes import Spikes, held
 from model.transformer import Transformer, flops_per_token
 
@@ -43,11 +44,35 @@ class Place:
     rank: int
     world: int
     device: torch.device
+    tensor: int
+    """Ranks that share the matrices of one model."""
+    sequence: int
+    """Ranks that share the tokens of one row."""
 
     @property
     def first(self) -> bool:
         """The one that writes."""
         return self.rank == 0
+
+    @property
+    def replica(self) -> int:
+        """Which rows are this rank's; those that share them are neighbours."""
+        return self.rank // (self.tensor * self.sequence)
+
+    @property
+    def replicas(self) -> int:
+        """How many have rows of their own."""
+        return self.world // (self.tensor * self.sequence)
+
+    @property
+    def averaged(self) -> int:
+        """Ranks over which DeepSpeed averages gradients."""
+        return self.world // self.tensor
+
+    @property
+    def speaks(self) -> bool:
+        """Of ranks that share matrices, which all find the same, the one whose findings count."""
+        return self.rank % self.tensor == 0
 
 
 def train(run: Run) -> None:
@@ -55,7 +80,7 @@ def train(run: Run) -> None:
     if "RANK" not in os.environ:
         raise ConfigError("model.train runs under torchrun: torchrun --standalone --nproc-per-node RANKS -m model.train RUN.json")
     settings, out = run.train, Path(run.out)
-    zero.accumulation(settings, int(os.environ["WORLD_SIZE"]))
+    zero.accumulation(settings, _replicas(run))
     if settings.length > run.model.context:
         raise ConfigError(
             f"train.length ({settings.length}) exceeds model.context ({run.model.context}); shorten it or lengthen the context"
@@ -63,8 +88,10 @@ def train(run: Run) -> None:
     families.check_tokenizer(run.tokenizer, run.vocab)
     objective = objectives.of(run)
     objective.source((*run.shards, *run.valid))  # what is wrong with them is told before anything is started
-    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run))
-    with room.told(run, place.world, place.device):
+    place = Place(
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run), settings.tensor_parallel, settings.sequence_parallel
+    )
+    with room.told(run, place.replicas, place.device):
         engine = _engine(run, place)
         objective.begin(engine)
     batches = Batches(objective.source(run.shards), run.data_fingerprint, settings.batch, settings.seed, objective.noise, settings.steps)
@@ -77,8 +104,13 @@ def train(run: Run) -> None:
     cut = _cut(found.config if found else saved)
     if found and cut == _cut(saved):
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name, load_module_strict=settings.adapter is None)
-    elif found:
+    elif found and cut["tensor_parallel"] == settings.tensor_parallel == 1:
         partition.restore(engine, found.path)
+    elif found:
+        raise CheckpointError(
+            f"{found.path} was written with {cut}, this run has {_cut(saved)}: where matrices are shared among ranks, all of it must stay. "
+            "Set it back, or remove checkpoints/ to start over."
+        )
     step, metrics = (found.step, dict(found.metrics)) if found else (0, {})
     feed = Feed(batches, settings, place, step)
     writer = Writer(engine)
@@ -93,7 +125,7 @@ def train(run: Run) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
-        with room.told(run, place.world, place.device):
+        with room.told(run, place.replicas, place.device):
             loss, norm, spike = update(engine, objective, batches, feed, run, step, rate, place, spikes)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
@@ -109,7 +141,7 @@ def train(run: Run) -> None:
                 log.write({"event": "spike", "step": step, "loss": loss} | spike)
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
-            with room.told(run, place.world, place.device):
+            with room.told(run, place.replicas, place.device):
                 checked = {"step": step} | evaluate(engine, objective, valid, run, place)
             metrics |= checked
             if log:
@@ -132,12 +164,12 @@ def update(
     settings = run.train
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["share"]
-    parts, targets = zero.accumulation(settings, place.world), batches.targets(step)
+    parts, targets = zero.accumulation(settings, place.replicas), batches.targets(step)
     mine = [
         slice(lo, lo + settings.micro_batch)
-        for lo in range(place.rank * settings.micro_batch, settings.batch, place.world * settings.micro_batch)
+        for lo in range(place.replica * settings.micro_batch, settings.batch, place.replicas * settings.micro_batch)
     ]
-    noise = _mixed(settings.seed, step, place.rank)  # of dropout: no state to save, none carried over
+    noise = _mixed(settings.seed, step, place.rank // place.tensor)  # of dropout: no state to save, none carried over
     torch.manual_seed(noise)
     twice = ((here, on_device(batches.rows(step, here.start, here.stop), place.device)) for here in mine)
     prepared = objective.prepare(engine, twice, settings.batch, run.model.width)
@@ -145,9 +177,10 @@ def update(
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
     for part, here in enumerate(mine):
         row_sums = objective.sums(engine, feed.take(), prepared, here)
-        engine.backward(objectives.share(row_sums, targets, parts * place.world))
+        engine.backward(objectives.share(row_sums, targets, parts * place.averaged))
         feed.read()
-        sums_B[here] = row_sums.detach()
+        if place.speaks:
+            sums_B[here] = row_sums.detach()
         if part + 1 < parts:
             engine.step()  # counts a micro-batch; the last one, after the loss was looked at, updates
     dist.all_reduce(sums_B)
@@ -173,13 +206,13 @@ def evaluate(engine: Any, objective: Objective, valid: Batch, run: Run, place: P
     observed_N: torch.Tensor | None = None
     engine.eval()
     with torch.no_grad():
-        for lo in range(0, count, settings.micro_batch * place.world):
-            here = slice(lo + place.rank * settings.micro_batch, min(count, lo + (place.rank + 1) * settings.micro_batch))
+        for lo in range(0, count, settings.micro_batch * place.replicas):
+            here = slice(lo + place.replica * settings.micro_batch, min(count, lo + (place.replica + 1) * settings.micro_batch))
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
             found = objective.observe(engine, on_device(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
             observed_N = found.new_zeros((count, found.shape[1])) if observed_N is None else observed_N
-            if not idle:
+            if place.speaks and not idle:
                 observed_N[here] = found
     engine.train()
     assert observed_N is not None
@@ -192,7 +225,7 @@ class Feed:
 
     def __init__(self, batches: Batches, settings: TrainConfig, place: Place, step: int):
         self._batches, self._rows, self._device = batches, settings.micro_batch, place.device
-        begins = range(place.rank * self._rows, settings.batch, place.world * self._rows)
+        begins = range(place.replica * self._rows, settings.batch, place.replicas * self._rows)
         self._places = ((later, lo) for later in itertools.count(step) for lo in begins)
         self._next: Rows | None = None
 
@@ -265,17 +298,24 @@ def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
 
     One parameter at a time is gathered from all ranks. A frozen one is taken from the start, to which it must still be equal: CheckpointError.
     """
+    from deepspeed.utils import groups  # imports all of DeepSpeed, which must know the device by then
+
     out, adapter = Path(run.out), run.train.adapter
     start = dict(_start(run).named_parameters()) if adapter is not None and place.first else {}
     state = {}
     for name, parameter in engine.module.named_parameters():
-        whole = _whole(parameter, run.train.zero)
+        whole = _whole(parameter, run.train.zero).view(parameter.ds_shape if run.train.zero == 3 else parameter.shape)
+        dimension = zero.divided(name)
+        if place.tensor > 1 and dimension is not None:
+            parts = [torch.empty_like(whole) for _ in range(place.tensor)]
+            dist.all_gather(parts, whole.contiguous(), group=groups.get_tensor_model_parallel_group())
+            whole = torch.cat(parts, dimension)
         if place.first and not parameter.requires_grad:
             if not torch.equal(whole.cpu(), start[name].to(whole.dtype)):
                 raise CheckpointError(f"{name} is frozen and yet changed in training: the run is not to be used")
             state[name] = start[name].detach()
         elif place.first:
-            state[name] = whole.to("cpu", torch.float32, copy=True).view(parameter.ds_shape if run.train.zero == 3 else parameter.shape)
+            state[name] = whole.to("cpu", torch.float32, copy=True)
     if place.first:
         sizes = [parameter.numel() for name, parameter in state.items() if name not in start or start[name].requires_grad]
         metrics = metrics | {"trained_parameters": sum(sizes), "parameters": sum(parameter.numel() for parameter in state.values())}
@@ -305,7 +345,7 @@ def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
 def _whole(parameter: Any, stage: int) -> torch.Tensor:
     """A parameter from all ranks: its fp32 master if it is trained, else as it is computed with."""
     import deepspeed
-    from deepspeed.utils import safe_get_full_fp32_param  # imports all of DeepSpeed, which must know the device by then
+    from deepspeed.utils import safe_get_full_fp32_param
 
     if stage and parameter.requires_grad:
         return safe_get_full_fp32_param(parameter)
@@ -325,11 +365,20 @@ def _engine(run: Run, place: Place) -> Any:
     deepspeed = _deepspeed(place.device, timedelta(seconds=settings.timeout))
     model = _start(run)
     model.checkpointing = settings.checkpointing
+    if place.sequence > 1:
+        groups = [dist.new_group(range(lo, lo + place.sequence)) for lo in range(0, place.world, place.sequence)]
+        model.share_rows(Parts(groups[place.replica], place.sequence, place.rank % place.sequence))
     if settings.compile:
         for block in model.blocks:
             block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
-    config = zero.deepspeed_config(settings, place.world, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
-    engine = deepspeed.initialize(model=model.to(place.device), optimizer=zero.optimizer(model, settings), config=config)[0]
+    config = zero.deepspeed_config(settings, place.replicas, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
+    shared = deepspeed.utils.groups if place.tensor > 1 else None
+    if shared:
+        shared._init_tp_mesh_device(tensor_model_parallel_size=place.tensor)
+    optimizer = zero.optimizer(model.to(place.device), settings)
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, mpu=shared)[0]
+    if shared:
+        engine.first_dataloader_check.remove()  # it pickles the arguments of the first call, of which one is a function
     if settings.optimizer == "muon":
         partition.base_optimizer(engine).bind(partition.pieces(engine))
     return engine
@@ -367,7 +416,20 @@ def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint
 
 def _cut(saved: Row) -> Row:
     """What decides how a checkpoint is cut into files. Ranks that read one cut as they would cut it themselves take their own files whole."""
-    return {"ranks": saved["world"], "zero": saved["run"]["train"]["zero"]}
+    train = saved["run"]["train"]
+    return {"ranks": saved["world"], "zero": train["zero"], "tensor_parallel": train["tensor_parallel"]}
+
+
+def _replicas(run: Run) -> int:
+    """How many have rows of their own among the ranks that torchrun started. Raises ConfigError if they or the model cannot be divided so."""
+    world, model, settings = int(os.environ["WORLD_SIZE"]), run.model, run.train
+    for name, ranks in (("tensor_parallel", settings.tensor_parallel), ("sequence_parallel", settings.sequence_parallel)):
+        for what, count in (("ranks in all", world), ("model.kv_heads", model.kv_heads)):
+            if count % ranks:
+                raise ConfigError(f"train.{name} ({ranks}) must divide {what} ({count}); lower it")
+    if model.ffn_width % settings.tensor_parallel:
+        raise ConfigError(f"train.tensor_parallel ({settings.tensor_parallel}) must divide model.ffn_width ({model.ffn_width}); lower it")
+    return world // (settings.tensor_parallel * settings.sequence_parallel)
 
 
 def _device(run: Run) -> torch.device:

@@ -54,7 +54,7 @@ def on_device(batch: Batch, device: torch.device) -> Rows:
 
 
 class Objective(Protocol):
-    """What the loop asks of one."""
+    """What the loop asks of one. Where ranks share rows, sums and what is observed are of a rank's own tokens, to be added up."""
 
     noise: Noise | None
     """What is done to rows before they are learnt."""
@@ -94,6 +94,10 @@ def of(run: Run) -> Objective:
     if model.labels:
         raise ConfigError(f"the start scores {len(model.labels)} labels, and objective {wanted.kind} needs one that scores tokens")
     if isinstance(wanted, Contrastive):
+        if run.train.tensor_parallel > 1:
+            raise ConfigError(
+                "objective contrastive gathers texts from all ranks, of which each must have its own; set tensor_parallel to 1"
+            )
         if run.train.z_loss:
             raise ConfigError("objective contrastive has no softmax over tokens for z_loss to hold; set z_loss to 0")
         return Contrast(run, wanted)
@@ -137,21 +141,23 @@ class Tokens:
 
     def sums(self, engine: Any, rows: Rows, prepared: None, here: slice) -> Tensor:
         """As Objective."""
+        targets_bT = engine.module.own(rows.targets)
 
         def head(states_bTC: Tensor, output: nn.Module) -> Tensor:
             if self._run.train.checkpointing:
-                return in_pieces(self._loss, states_bTC, output, rows.targets)
-            return self._loss(output(states_bTC), rows.targets)
+                return in_pieces(self._loss, states_bTC, output, targets_bT)
+            return self._loss(output(states_bTC), targets_bT)
 
         return engine(rows.tokens, rows.positions, rows.documents, ahead_B=rows.ahead, head=head)
 
     def observe(self, engine: Any, rows: Rows) -> Tensor:
         """Loss and number of targets that are the likeliest token, [b, 2]."""
+        targets_bT = engine.module.own(rows.targets)
 
         def head(states_bTC: Tensor, output: nn.Module) -> Tensor:
             logits_bTV = output(states_bTC)
-            right_bT = logits_bTV.argmax(-1) == rows.targets
-            return torch.stack((self._loss(logits_bTV, rows.targets), right_bT.sum(1).float()), dim=1)
+            right_bT = logits_bTV.argmax(-1) == targets_bT
+            return torch.stack((self._loss(logits_bTV, targets_bT), right_bT.sum(1).float()), dim=1)
 
         return engine(rows.tokens, rows.positions, rows.documents, ahead_B=rows.ahead, head=head)
 

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig, RopeScaling
 from model.errors import ConfigError, InputError
+from model.sequence import Parts
 
 PADDING = -1
 """Document id of padding: it attends to itself only, so that no softmax is empty, and nothing attends to it."""
@@ -122,6 +123,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(config.heads * config.head_dim, config.width, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.parts: Parts | None = None
 
     def forward(
         self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B1TS: Tensor | BlockMask | None, causal: bool, cache: Cache | None
@@ -136,19 +138,26 @@ class Attention(nn.Module):
         q_BHTD, k_BKTD = q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2)
         if rotary is not None:
             q_BHTD, k_BKTD = rotate(q_BHTD, rotary), rotate(k_BKTD, rotary)
+        if self.parts is not None:
+            q_BHTD, k_BKTD, v_BKTD = (self.parts.to_heads(x) for x in (q_BHTD, k_BKTD, v_BKTD))
         if cache is not None:
             k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
         if isinstance(mask_B1TS, BlockMask):
             attend: Any = flex_attention if torch.compiler.is_compiling() else compiled(flex_attention)
             out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, block_mask=mask_B1TS, scale=self.scale, enable_gqa=self.group > 1)
-            return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
+            return self._out(out_BHTD)
         if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
             k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
         dropout = self.dropout if self.training else 0.0
         out_BHTD = F.scaled_dot_product_attention(
             q_BHTD, k_BKTD, v_BKTD, attn_mask=mask_B1TS, dropout_p=dropout, is_causal=causal, scale=self.scale
         )
-        return self.o(out_BHTD.transpose(1, 2).reshape(B, T, -1))
+        return self._out(out_BHTD)
+
+    def _out(self, out_BHTD: Tensor) -> Tensor:
+        if self.parts is not None:
+            out_BHTD = self.parts.to_tokens(out_BHTD)
+        return self.o(out_BHTD.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -253,6 +262,7 @@ class Transformer(nn.Module):
         self._flexible = config.dropout == 0 and config.head_dim >= 16 and "local" not in config.attention
         self.checkpointing = False
         """Compute the inside of each block again in backward (Chen et al. 2016)."""
+        self.parts: Parts | None = None
         self.tie()
 
     @property
@@ -269,6 +279,17 @@ class Transformer(nn.Module):
         """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
         if self.config.tie_embeddings:
             self.output.weight = self.embed.weight
+
+    def share_rows(self, parts: Parts) -> None:
+        """Work on a part of each row's tokens from now on, with other ranks: states, logits and what a head gets are of these."""
+        self.parts = parts
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.parts = parts
+
+    def own(self, row_BT: Tensor) -> Tensor:
+        """Of what is given a token, that of the tokens that this rank works on; all, unless rows are shared."""
+        return row_BT if self.parts is None else self.parts.own(row_BT)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -319,6 +340,8 @@ class Transformer(nn.Module):
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
         mask_B1TS = self._mask(documents_BT, cache, B, T, ahead_B)
         local_B1TS = self._local(mask_B1TS, start, T)
+        tokens_BT, positions_BT = self.own(tokens_BT), self.own(positions_BT)
+        types_BT = None if types_BT is None else self.own(types_BT)
         x_BTC = self._embedded(tokens_BT)
         if self.types is not None:
             x_BTC = x_BTC + self.types(torch.zeros_like(tokens_BT) if types_BT is None else types_BT)

@@ -5,6 +5,7 @@ bf16 takes a phantom step (TrainConfig refuses it); stage 3 shards no parameter 
 """
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from model.config import TrainConfig
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 SMALL = 10_000_000
 """Parameters below which stage 3 keeps none whole."""
+COLUMNS = r"attention\.[qkv]\.|ffn\.(gate|up)\."
+"""Layers whose outputs are divided among the ranks of one replica under tensor parallelism (Megatron-LM, Shoeybi et al. 2019)."""
+ROWS = r"(attention\.o|ffn\.down)\.weight"
+"""Weights whose inputs are; what the ranks make of them is summed."""
 LARGEST_BUCKET = 200_000_000
 """Elements gathered or reduced at once. DeepSpeed allocates a whole bucket at every step, however small the model."""
 
@@ -37,7 +42,7 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
     if train.zero == 3 and parameters < SMALL:
         zero["stage3_param_persistence_threshold"] = 0
     config: dict[str, Any] = {
-        "train_batch_size": train.batch,
+        "train_batch_size": train.batch * train.sequence_parallel,  # ranks that share rows count as if each had its own
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation(train, world),
         "gradient_clipping": train.clip,
@@ -46,11 +51,29 @@ def deepspeed_config(train: TrainConfig, world: int, parameters: int, cuda: bool
         "zero_allow_untested_optimizer": True,  # Muon is a class of ours
         "timers": {"throughput": {"enabled": False}},  # it lets the GPU run dry at every micro-batch
     }
+    if train.tensor_parallel > 1:
+        config["tensor_parallel"] = tensor_parallel(train.tensor_parallel)
     if train.precision == "bf16":
         config["bf16"] = {"enabled": True, "immediate_grad_update": True}  # a gradient goes to its fp32 sum at once and is freed
         config["data_types"] = {"grad_accum_dtype": "fp32"}  # a bf16 sum of many micro-batches loses the small ones
         config["communication_data_type"] = "fp32"
     return config
+
+
+def tensor_parallel(ranks: int) -> dict[str, Any]:
+    """DeepSpeed's AutoTP with our layers named. Norms of queries and keys see a rank's own heads only: their gradients are summed."""
+    specs: list[dict[str, Any]] = [
+        {"patterns": [rf".*({COLUMNS})weight"], "partition_type": "column"},
+        {"patterns": [f".*{ROWS}"], "partition_type": "row"},
+        {"patterns": [r".*attention\.[qk]_norm\.weight"], "partition_type": "skip", "grad_allreduce": True},
+        {"patterns": [".*"], "partition_type": "skip"},
+    ]
+    return {"autotp_size": ranks, "partition_config": {"use_default_specs": False, "layer_specs": specs}}
+
+
+def divided(name: str) -> int | None:
+    """Along which dimension tensor parallelism divides a parameter; None where each rank has all of it."""
+    return 0 if re.search(COLUMNS, name) else 1 if re.search(ROWS, name) else None
 
 
 def optimizer(model: "torch.nn.Module", train: TrainConfig) -> "torch.optim.AdamW":

@@ -82,6 +82,12 @@ def test_a_checkpoint_holds_up_training_both_ways(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.realdata
+def test_both_optimizers_are_compared(tmp_path, realdata):
+    assert len(quick("optimizers.py", tmp_path)) == 3
+
+
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_memory_is_told_for_every_data_stage(tmp_path):
     found = quick("memory.py", tmp_path, "--copies", "1")

@@ -122,7 +122,7 @@ def run_over(
     (folder / "tokenizer").mkdir()
     train = TrainConfig(
         objective=Causal("causal"), adapter=None, steps=steps, batch=batch, length=length, lr=1e-3, min_lr=0.1, warmup=2, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-        eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=steps, keep=1, overlap_saving=True, ranks=1, micro_batch=batch, zero=1,
+        eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=steps, keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=batch, zero=1,
         compile=False, checkpointing=False, device=device, timeout=600.0,
     )  # fmt: skip
     return Run(

@@ -124,8 +124,8 @@ VALUES: dict[str, Any] = {
     "finetune.batch": 8,
     "pretrain.micro_batch": 2,
     "finetune.micro_batch": 2,
-    "pretrain.ranks": 2,
-    "finetune.ranks": 2,
+    "pretrain.ranks": 1,
+    "finetune.ranks": 1,
 }
 """Values for fields in which the automatic one would be refused or would find nothing."""
 BASE: dict[str, Any] = {
@@ -144,6 +144,8 @@ BASE: dict[str, Any] = {
     "model.window": 8,
     "pretrain.micro_batch": 1,
     "finetune.micro_batch": 1,
+    "pretrain.ranks": 2,
+    "finetune.ranks": 2,
 }
 
 

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 TRAIN = TrainConfig(
     objective=Causal("causal"), adapter=None, steps=10, batch=96, length=1024, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0,
     optimizer="adamw", matrix_lr=0.02, momentum=0.9, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0,
-    skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=2, micro_batch=16, zero=1,
+    skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=2, tensor_parallel=1, sequence_parallel=1, micro_batch=16, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=60.0,
 )  # fmt: skip
 RUN = Run(

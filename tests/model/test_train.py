@@ -51,7 +51,7 @@ VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
 TRAIN = TrainConfig(
     objective=Causal("causal"), adapter=None, steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, overlap_saving=True, ranks=1, micro_batch=4, zero=1,
+    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=4, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=120.0,
 )  # fmt: skip
 SHORT = replace(TRAIN, steps=6, save_every=3, valid_every=3)
@@ -301,6 +301,15 @@ def wait_for(condition, seconds: float = 60) -> None:
         ({"train": replace(TRAIN, objective=BERT), "data": "packed"}, "examples are learnt by objective causal, not masked"),
         ({"model": replace(MODEL, context=16)}, r"train.length \(32\) exceeds model.context \(16\)"),
         ({"train": replace(TRAIN, batch=12, micro_batch=4)}, r"batch \(12\) must be a multiple of micro_batch × ranks \(4 × 2\)"),
+        ({"train": replace(TRAIN, ranks=4, tensor_parallel=4)}, r"train.tensor_parallel \(4\) must divide ranks in all \(2\)"),
+        (
+            {"train": replace(TRAIN, ranks=2, tensor_parallel=2), "model": replace(MODEL, kv_heads=1)},
+            r"must divide model.kv_heads \(1\)",
+        ),
+        (
+            {"train": replace(TRAIN, ranks=2, sequence_parallel=2, objective=OBJECTIVES["contrastive"])},
+            "set tensor_parallel and sequence_parallel to 1",
+        ),
         ({"vocab": 128}, r"tokenizer\.json has token ids up to 2\d\d, the weights rows for 128"),
     ],
 )
@@ -375,6 +384,63 @@ def test_stages_and_ranks_see_the_same_batches_and_agree_in_fp32(data, short, tm
         assert losses(tmp_path, name) == pytest.approx(losses(short, name), abs=1e-5)
     ours, theirs = (families.load(out / "model").state_dict() for out in (tmp_path, short))
     assert all(torch.allclose(ours[name], theirs[name], atol=2e-5) for name in theirs)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "change",
+    [{"zero": 1, "checkpointing": True}, {"zero": 3}, {"zero": 1, "precision": "bf16"}, {"zero": 2, "model": gpt2(32, 2, 4, 48, 64, 0.0)}],
+)
+def test_two_ranks_that_share_each_matrix_agree_with_one_and_resume(data, short, tmp_path, change):
+    model, tolerance = change.pop("model", MODEL), 0.02 if "precision" in change else 1e-5
+    train = replace(SHORT, ranks=2, tensor_parallel=2, **change)
+    alone = short
+    if model != MODEL:
+        alone = tmp_path / "alone"
+        go(a_run(data, alone, SHORT, model))
+    go(a_run(data, tmp_path / "out", train, model))
+    assert losses(tmp_path / "out", "batch") == losses(alone, "batch")
+    for name in ("loss", "grad_norm", "valid_loss"):
+        assert losses(tmp_path / "out", name) == pytest.approx(losses(alone, name), abs=tolerance)
+    ours, theirs = (families.load(out / "model").state_dict() for out in (tmp_path / "out", alone))
+    assert all(torch.allclose(ours[name], theirs[name], atol=10 * tolerance) for name in theirs)
+    if train.zero == 1:
+        path = again(tmp_path / "out", tmp_path / "copy", 6)
+        a_run(data, path.parent, train, model)
+        assert go(path)[0]["step"] == 3 and steps(path.parent) == steps(tmp_path / "out")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage, family", [(1, "qwen3"), (3, "gpt_neo")])
+def test_two_ranks_that_share_each_row_agree_with_one_and_go_on_alone(data, short, tmp_path, stage, family):
+    model = MODEL if family == "qwen3" else gpt_neo(32, 2, 4, 48, 64, 5, 0.0)
+    alone = short
+    if model != MODEL:
+        alone = tmp_path / "alone"
+        go(a_run(data, alone, SHORT, model))
+    train = replace(SHORT, ranks=2, sequence_parallel=2, zero=stage, checkpointing=True)
+    go(a_run(data, tmp_path / "out", train, model))
+    path = again(tmp_path / "out", tmp_path / "copy", 6)
+    a_run(data, path.parent, SHORT, model)
+    assert go(path)[0]["step"] == 3
+    for out in (tmp_path / "out", tmp_path / "copy"):
+        assert losses(out, "batch") == losses(alone, "batch")
+        for name in ("loss", "grad_norm", "valid_loss", "valid_accuracy"):
+            assert losses(out, name) == pytest.approx(losses(alone, name), abs=1e-5)
+        ours, theirs = (families.load(folder / "model").state_dict() for folder in (out, alone))
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+
+
+@pytest.mark.full
+def test_a_checkpoint_of_shared_matrices_is_refused_where_they_are_shared_otherwise(data, tmp_path):
+    path = a_run(data, tmp_path, SHORT)
+    go(path)
+    (tmp_path / "done.json").unlink()
+    a_run(data, tmp_path, replace(SHORT, ranks=2, tensor_parallel=2))
+    with pytest.raises(
+        CheckpointError, match=r"was written with .*'tensor_parallel': 1.*, this run has .*'tensor_parallel': 2.*Set it back"
+    ):
+        go(path)
 
 
 @pytest.mark.full
@@ -573,7 +639,7 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage(data, whole, tmp_path)
     path = again(whole, tmp_path / "out", 80)
     a_run(data, path.parent, replace(TRAIN, ranks=2, micro_batch=2, zero=3))
     rows = go(path)
-    assert rows[0]["step"] == 70 and rows[0]["written_with"] == {"ranks": 1, "zero": 1}
+    assert rows[0]["step"] == 70 and rows[0]["written_with"] == {"ranks": 1, "zero": 1, "tensor_parallel": 1}
     assert losses(path.parent, "batch") == losses(whole, "batch")
     for name in ("loss", "grad_norm", "valid_loss"):
         assert losses(path.parent, name) == pytest.approx(losses(whole, name), abs=1e-5)
@@ -615,7 +681,7 @@ def test_a_run_whose_ranks_and_stage_change_every_two_steps_is_as_an_undisturbed
         rows = go(a_run(data, out, replace(train, steps=2 * leg, zero=stage, ranks=ranks)))
         assert [row["step"] for row in rows if "loss" in row] == [2 * leg - 1, 2 * leg]
         if leg > 1:
-            assert rows[0]["written_with"] == dict(zip(("zero", "ranks"), legs[leg - 2], strict=True))
+            assert rows[0]["written_with"] == dict(zip(("zero", "ranks", "tensor_parallel"), (*legs[leg - 2], 1), strict=True))
         if legs is LEGS and stage and ranks == 2:
             as_deepspeed_converts(out / "checkpoints" / checkpoint.step_name(2 * leg), tmp_path / f"universal-{leg}")
     assert losses(out) == pytest.approx(expected, abs=tolerance)

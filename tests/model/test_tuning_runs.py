@@ -24,7 +24,7 @@ from model.transformer import Transformer
 
 TRAIN = TrainConfig(
     objective=Causal("causal"), adapter=None, steps=40, batch=8, length=64, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.0,
-    beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=20, keep=2, overlap_saving=True, ranks=1, micro_batch=4,
+    beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=20, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=4,
     zero=1, compile=False, checkpointing=False, device="cpu", timeout=120.0,
 )  # fmt: skip
 DECODER = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=96)

@@ -1,6 +1,7 @@
 """Properties of model/zero.py: the learning rate of every step, the optimizer's groups, DeepSpeed's configuration."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import zero
-from model.config import Causal, TrainConfig, qwen3
+from model.config import Causal, TrainConfig, gpt2, qwen3
 from model.errors import ConfigError
 from model.transformer import Transformer
 
 TRAIN = TrainConfig(
     objective=Causal("causal"), adapter=None, steps=10, batch=8, length=32, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=1, micro_batch=2, zero=1,
+    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=2, zero=1,
     compile=False, checkpointing=False, device="cpu", timeout=60.0,
 )  # fmt: skip
 
@@ -82,3 +83,36 @@ def test_the_configuration_follows_stage_precision_and_size():
     assert small["zero_optimization"]["reduce_bucket_size"] == 50_048  # an odd one is refused
     large = zero.deepspeed_config(replace(TRAIN, zero=3), 2, 10**9, True)["zero_optimization"]
     assert "stage3_param_persistence_threshold" not in large and large["reduce_bucket_size"] < 10**9
+
+
+@pytest.mark.parametrize("shape", [qwen3(32, 2, 4, 2, 64, 64), gpt2(32, 2, 4, 48, 64, 0.0)])
+def test_tensor_parallelism_divides_every_matrix_inside_blocks_and_nothing_else(shape):
+    named = dict(Transformer(shape, 64).named_parameters())
+    along = {name: zero.divided(name) for name in named}
+    assert {name for name, p in named.items() if along[name] is not None and p.ndim == 2} == {
+        name for name, p in named.items() if name.startswith("blocks.") and p.ndim == 2
+    }
+    specs = zero.tensor_parallel(2)["partition_config"]["layer_specs"]
+    for name, parameter in named.items():
+        if parameter.ndim == 2:
+            kind = next(spec["partition_type"] for spec in specs if any(re.match(pattern, name) for pattern in spec["patterns"]))
+            assert {"column": 0, "row": 1, "skip": None}[kind] == along[name]
+    assert all(
+        along[name] == (0 if name.split(".")[-2] in ("q", "k", "v", "gate", "up") else None) for name in named if name.endswith(".bias")
+    )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ranks": 3, "tensor_parallel": 2}, "must be a multiple of tensor_parallel"),
+        ({"ranks": 2, "tensor_parallel": 2, "zero": 0}, "goes with zero=1, 2 or 3"),
+        ({"ranks": 2, "tensor_parallel": 2, "optimizer": "muon"}, "optimizer=adamw"),
+        ({"ranks": 4, "tensor_parallel": 2, "sequence_parallel": 2}, "do not go together"),
+        ({"ranks": 3, "sequence_parallel": 3, "batch": 6}, r"sequence_parallel \(3\) must divide length \(32\)"),
+        ({"ranks": 2, "sequence_parallel": 2, "compile": True}, "without compile"),
+    ],
+)
+def test_what_does_not_go_with_shared_matrices_or_rows_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TRAIN, **change)
