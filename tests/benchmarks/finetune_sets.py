@@ -1,6 +1,6 @@
 """Fine-tuning on public sets: scores beside their baselines, from a small encoder and a small decoder that are trained here first.
 
-    python tests/benchmarks/finetune_sets.py [--quick] [--record]
+    python tests/benchmarks/finetune_sets.py [--quick] [--record] [--only SET]
 
 Sets: ../shared/data, banking77, CMRC 2018's trial set, CrossWOZ's validation dialogues, Self-Instruct's seed tasks; one in ten of each is held out. The
 starts learn the sets' own training texts, the encoder by masked tokens, the decoder by the next; they know nothing else. Then `ingot finetune RECIPE` is
@@ -109,14 +109,16 @@ def tuned(folder: Path, kind: str, recipe: str, words: Sequence[str], quick: boo
 def main() -> None:
     from figures import Figure, arguments, conclude
 
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--only", choices=SETS, help="one set")
+    given = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"needs the real sample data at {DATA}")
     figures = []
     with tempfile.TemporaryDirectory(prefix="ingot-bench-") as place:
         folder = Path(place)
         starts(folder, 8 if given.quick else 400)
-        for title, kind, recipe, words in RUNS:
+        for title, kind, recipe, words in (run for run in RUNS if given.only in (None, run[2])):
             metrics = tuned(folder, kind, recipe, words, given.quick)
             trained = f"{metrics['trained_parameters']:,} of {metrics['parameters']:,} parameters trained"
             for measure in ("accuracy", "macro_f1", "exact_match", "answer_f1", "answer_loss"):
