@@ -95,6 +95,7 @@ def test_files_of_examples_are_known_by_their_endings():
     assert not any(map(holds_examples, ("a.txt", "README.md", "LICENSE", "a.parquet")))
 
 
+@pytest.mark.realdata
 def test_the_real_sets_are_read_whole(realdata):
     for name, shape, count in (
         ("finetune/banking77/banking_data/train.csv", "label", 10_003),
