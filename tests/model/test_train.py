@@ -432,11 +432,9 @@ def test_two_ranks_that_share_each_row_agree_with_one_and_go_on_alone(data, shor
 
 
 @pytest.mark.full
-def test_a_checkpoint_of_shared_matrices_is_refused_where_they_are_shared_otherwise(data, tmp_path):
-    path = a_run(data, tmp_path, SHORT)
-    go(path)
-    (tmp_path / "done.json").unlink()
-    a_run(data, tmp_path, replace(SHORT, ranks=2, tensor_parallel=2))
+def test_a_checkpoint_of_shared_matrices_is_refused_where_they_are_shared_otherwise(data, short, tmp_path):
+    path = again(short, tmp_path / "out", 6)
+    a_run(data, path.parent, replace(SHORT, ranks=2, tensor_parallel=2))
     with pytest.raises(
         CheckpointError, match=r"was written with .*'tensor_parallel': 1.*, this run has .*'tensor_parallel': 2.*Set it back"
     ):
@@ -589,23 +587,21 @@ def test_two_ranks_of_which_one_is_killed_resume_bit_for_bit(data, tmp_path, sta
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage, ranks", [(1, 1), (2, 2)])
-def test_killed_again_and_again_while_checkpoints_are_being_written_a_run_ends_as_the_undisturbed_one(data, tmp_path, stage, ranks):
-    train = replace(TRAIN, zero=stage, ranks=ranks, save_every=1, valid_every=0, keep=1)
+def test_killed_again_and_again_while_checkpoints_are_being_written_a_run_ends_as_the_undisturbed_one(data, tmp_path):
+    train = replace(TRAIN, zero=2, ranks=2, save_every=1, valid_every=0, keep=1)
     go(a_run(data, tmp_path / "whole", replace(train, save_every=80)))
-    path, random, seen = a_run(data, tmp_path / "out", train), np.random.default_rng(0), []
-    for _ in range(4):
-        wait = random.integers(3, 14)
+    path, random = a_run(data, tmp_path / "out", train), np.random.default_rng(0)
+    for _ in range(3):
+        reached = losses(path.parent, "step")[-1] if (path.parent / "metrics.jsonl").exists() else 0
 
-        def kill(row: Row, wait=wait, start=losses(path.parent, "step") if seen else []) -> None:
-            if row["step"] >= (start[-1] if start else 0) + wait:
+        def kill(row: Row, until: int = reached + random.integers(3, 14)) -> None:
+            if row["step"] >= until:
                 time.sleep(random.uniform(0, 0.02))
                 for rank in ranks_of():
                     rank.send_signal(signal.SIGKILL)
 
         with pytest.raises(RankError):
             go(path, kill)
-        seen.append(sorted(p.name for p in (path.parent / "checkpoints").iterdir()))
     rows = go(path)
     assert rows[0]["event"] == "resumed" and rows[0]["step"] > 4
     assert steps(path.parent) == steps(tmp_path / "whole")
@@ -663,7 +659,6 @@ LEGS = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2), (0, 1)]
     [
         ("fp32", "adamw", LEGS, 1e-5),
         ("fp32", "muon", [(0, 2), (1, 2), (2, 2), (3, 2), (1, 1)], 1e-5),
-        ("bf16", "adamw", [(1, 1), (3, 2), (2, 1)], 5e-3),
         ("bf16", "muon", [(1, 2), (3, 1)], 5e-3),
     ],
 )
@@ -726,7 +721,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_documents(data, tmp_pa
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage, ranks", [(0, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("stage, ranks", [(0, 1), (3, 2)])
 def test_a_spike_changes_nothing_names_its_documents_and_is_judged_alike_after_a_resumption(data, whole, tmp_path, stage, ranks):
     train = replace(TRAIN, lr=1e-4, schedule="wsd", warmup=0, skip_sigmas=6.0, zero=stage, ranks=ranks, save_every=70, valid_every=0)
     rng = np.random.default_rng(1)
