@@ -67,6 +67,7 @@ FEEDS = {
     "model": since("pretrain"),
     "pretrain": since("pretrain"),
     "examples": since("finetune") | {"ingest examples"},
+    "prompts": frozenset(),
     "finetune": since("finetune"),
     "evaluate": since("evaluate"),
     "register": since("register"),
