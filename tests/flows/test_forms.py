@@ -18,7 +18,7 @@ from model.errors import ConfigError
 
 pytestmark = pytest.mark.xdist_group("prefect")
 FLOWS: tuple[Flow, ...] = (
-    *(build.demo, build.tiny, build.small, build.base, refresh.common_crawl_monthly, refresh.wikipedia_monthly),
+    *(build.demo, build.tiny, build.small, build.base, build.roberta, refresh.common_crawl_monthly, refresh.wikipedia_monthly),
     *(pretrain.base, finetune.chat, register.candidate),
 )
 forms = pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: f"{flow.name}-{flow.fn.__name__}")
