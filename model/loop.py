@@ -138,7 +138,7 @@ def train(run: Run) -> None:
         if log:
             log.write(row)
             if spike:
-                log.write({"event": "spike", "step": step, "loss": loss} | spike)
+                log.write({"event": "spike", "step": step, "found": loss} | spike)  # no "loss": a step has one row of it
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
             with room.told(run, place.replicas, place.device):

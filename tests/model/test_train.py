@@ -739,9 +739,9 @@ def test_a_spike_changes_nothing_names_its_documents_and_is_judged_alike_after_a
     path = a_run(data, tmp_path / "out", train, **more)
     rows = go(path)
     spikes = [row for row in rows if row.get("event") == "spike"]
-    assert spikes[0]["step"] == step + 1 and spikes[0]["documents"][0][0] == "train" and spikes[0]["loss"] > spikes[0]["bound"]
+    assert spikes[0]["step"] == step + 1 and spikes[0]["documents"][0][0] == "train" and spikes[0]["found"] > spikes[0]["bound"]
     assert bad in [number for _, number in spikes[0]["documents"][:3]]
-    assert [row["skipped"] for row in rows if "loss" in row and "event" not in row][-1] == len(spikes)
+    assert [row["skipped"] for row in rows if "loss" in row][-1] == len(spikes)
     expected, _, trained = plain(data, train, source, families.load(whole / "model"), skipped=step)
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     if len(spikes) == 1:
