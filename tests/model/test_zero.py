@@ -79,6 +79,6 @@ def test_the_configuration_follows_stage_precision_and_size():
     small = zero.deepspeed_config(replace(TRAIN, zero=3, precision="bf16"), 2, 50_000, True)
     assert small["bf16"]["enabled"] and small["data_types"]["grad_accum_dtype"] == "fp32"
     assert small["zero_optimization"]["stage3_param_persistence_threshold"] == 0
-    assert small["zero_optimization"]["reduce_bucket_size"] == 50_000
+    assert small["zero_optimization"]["reduce_bucket_size"] == 50_048  # an odd one is refused
     large = zero.deepspeed_config(replace(TRAIN, zero=3), 2, 10**9, True)["zero_optimization"]
     assert "stage3_param_persistence_threshold" not in large and large["reduce_bucket_size"] < 10**9
