@@ -94,10 +94,6 @@ def of(run: Run) -> Objective:
     if model.labels:
         raise ConfigError(f"the start scores {len(model.labels)} labels, and objective {wanted.kind} needs one that scores tokens")
     if isinstance(wanted, Contrastive):
-        if run.train.tensor_parallel > 1:
-            raise ConfigError(
-                "objective contrastive gathers texts from all ranks, of which each must have its own; set tensor_parallel to 1"
-            )
         if run.train.z_loss:
             raise ConfigError("objective contrastive has no softmax over tokens for z_loss to hold; set z_loss to 0")
         return Contrast(run, wanted)

@@ -298,17 +298,16 @@ def wait_for(condition, seconds: float = 60) -> None:
         ({"model": replace(MODEL, kind="encoder")}, "objective causal predicts the next token and needs model.kind=decoder; it is encoder"),
         ({"train": replace(TRAIN, objective=OBJECTIVES["contrastive"], z_loss=1e-4)}, "objective contrastive has no softmax over tokens"),
         ({"train": replace(TRAIN, objective=BERT)}, "objective masked fills in tokens from both sides and needs model.kind=encoder"),
-        ({"train": replace(TRAIN, objective=BERT), "data": "packed"}, "examples are learnt by objective causal, not masked"),
+        (
+            {"train": replace(TRAIN, objective=BERT), "data": "packed"},
+            "examples are learnt by objectives causal, labels, answers and preference, not masked",
+        ),
         ({"model": replace(MODEL, context=16)}, r"train.length \(32\) exceeds model.context \(16\)"),
         ({"train": replace(TRAIN, batch=12, micro_batch=4)}, r"batch \(12\) must be a multiple of micro_batch × ranks \(4 × 2\)"),
         ({"train": replace(TRAIN, ranks=4, tensor_parallel=4)}, r"train.tensor_parallel \(4\) must divide ranks in all \(2\)"),
         (
             {"train": replace(TRAIN, ranks=2, tensor_parallel=2), "model": replace(MODEL, kv_heads=1)},
             r"must divide model.kv_heads \(1\)",
-        ),
-        (
-            {"train": replace(TRAIN, ranks=2, sequence_parallel=2, objective=OBJECTIVES["contrastive"])},
-            "set tensor_parallel and sequence_parallel to 1",
         ),
         ({"vocab": 128}, r"tokenizer\.json has token ids up to 2\d\d, the weights rows for 128"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import zero
-from model.config import Causal, TrainConfig, gpt2, qwen3
+from model.config import Causal, Contrastive, SoftPrompt, TrainConfig, gpt2, qwen3
 from model.errors import ConfigError
 from model.transformer import Transformer
 
@@ -111,6 +111,8 @@ def test_tensor_parallelism_divides_every_matrix_inside_blocks_and_nothing_else(
         ({"ranks": 4, "tensor_parallel": 2, "sequence_parallel": 2}, "do not go together"),
         ({"ranks": 3, "sequence_parallel": 3, "batch": 6}, r"sequence_parallel \(3\) must divide length \(32\)"),
         ({"ranks": 2, "sequence_parallel": 2, "compile": True}, "without compile"),
+        ({"ranks": 2, "sequence_parallel": 2, "objective": Contrastive("contrastive", "dropout", 0.05, "mean")}, "without an adapter"),
+        ({"ranks": 2, "tensor_parallel": 2, "adapter": SoftPrompt("prompt", 4)}, "without an adapter"),
     ],
 )
 def test_what_does_not_go_with_shared_matrices_or_rows_is_refused(change, message):
