@@ -1,4 +1,4 @@
-"""The command line: `ingot run|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -31,7 +31,7 @@ StoreOption = Annotated[str | None, typer.Option("--store", envvar="INGOT_STORE"
 Settings = Annotated[
     list[str] | None, typer.Argument(help="field=value, dotted: pretrain.steps=100 common_crawl.files=2", metavar="[FIELD=VALUE]…")
 ]
-RecipeName = Annotated[str, typer.Argument(help="demo, tiny, small or base", metavar="RECIPE")]
+RecipeName = Annotated[str, typer.Argument(help="demo, tiny, small, base or roberta", metavar="RECIPE")]
 
 
 def open_store(url: str | None) -> Store:
@@ -137,6 +137,36 @@ def run(
         "make up        # Prefect and MLflow pages, deployments, schedules",
     ):
         out.print(f"  {command}", highlight=False, markup=False)
+
+
+@app.command()
+def refresh(
+    recipe: RecipeName,
+    settings: Settings = None,
+    store: StoreOption = None,
+    source: Annotated[Literal["common-crawl", "wikipedia"], typer.Option(help="What is asked for something new")] = "common-crawl",
+) -> None:
+    """Publish the next version of a recipe's corpus from the newest snapshot or dumps, if no version holds them yet. A killed refresh goes on.
+
+    Try: `ingot refresh small common_crawl.files=1`, `ingot refresh small --source wikipedia`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    changes = overrides(settings)
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import recipes
+        from flows import refresh as flows
+
+        base = recipes.by_name(recipe)
+        recipes.resolve(base, base, changes)
+        ready()
+    flow = flows.common_crawl_monthly if source == "common-crawl" else flows.wikipedia_monthly
+    with bars():
+        made = flow(recipe=base, set=changes, store=place.url)
+    before = place.previous(place.version(made)) if made != flows.NOTHING_NEW else None
+    out.print(made, highlight=False)
+    if before:
+        out.print(f"Next: ingot diff {before.address} {made}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -445,11 +475,15 @@ def takedown(
     place = open_store(store)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
-        from flows.takedown import withdraw
+        from flows.takedown import named, withdraw
 
+        named(place, corpus, id or [], url or [], domain or [])  # a mistake is told at once
         ready()
-    receipt = withdraw(corpus, sorted(id or []), sorted(url or []), sorted(domain or []), why, store=place.url)
-    out.print(f"{len(receipt['documents'])} documents found; {receipt['before']} is followed by {receipt['version']}")
+    receipt = withdraw(corpus, id or [], url or [], domain or [], why, store=place.url)
+    if receipt["documents"]:
+        out.print(f"{len(receipt['documents'])} documents found; {receipt['before']} is followed by {receipt['version']}")
+    else:
+        out.print(f"Nothing of that is in {receipt['before']}, which stays as it is; from here on no refresh brings it in.")
     for name, title in (("shards", "Shards"), ("models", "Models"), ("registered", "Registered versions"), ("held_by", "Still held by")):
         for address in receipt[name]:
             out.print(f"{title:<20} {address}", highlight=False)

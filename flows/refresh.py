@@ -1,6 +1,7 @@
 """Scheduled refreshes: poll for a new snapshot, build only what it adds, publish the next corpus version, say so by an event.
 
     prefect deployment run 'refresh/common-crawl-monthly' --watch
+    ingot refresh small
 
 A snapshot that some version holds already ends the flow with 'nothing new'. Documents that the previous version holds are left out by the dedup
 stage, which looks them up in that version's index; the new version refers to its parts and adds the new one.
@@ -34,6 +35,8 @@ from tasks import registry
 from tasks.corpus import changes, commoncrawl, wikipedia
 from tasks.corpus.manifest import ancestors, locked
 from tasks.tracking import Tracker
+
+NOTHING_NEW = "nothing new"
 
 
 @flow(name="refresh", flow_run_name="refresh common crawl")
@@ -86,7 +89,7 @@ def _refresh(build: Build, snapshots: list[str]) -> str:
             )
         if versions and set(snapshots) <= {s for v in versions for s in v.info["snapshots"]}:
             log.info("nothing new: corpora/%s holds %s", name, ", ".join(snapshots))
-            return left[-1].address if left else "nothing new"
+            return left[-1].address if left else NOTHING_NEW
         tracker = registry.open_tracker(store, build.recipe.register, name, build.recipe.version)
         try:
             corpus = make_corpus(build, versions[-1] if versions else None, refresh=True)

@@ -3,6 +3,7 @@
 ingot takedown news --url https://example.org/a --why "letter of 3 May"
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -40,18 +41,25 @@ def withdraw(
         store: path or URL of the store; default INGOT_STORE, or ./.ingot.
     """
     place = open_store(store)
-    asked = Tombstones(tuple(sorted(ids)), tuple(sorted(urls)), tuple(sorted(domains)))
-    if asked == Tombstones():
-        raise ConfigError("a takedown names at least one id, url or domain")
+    asked = named(place, corpus, ids, urls, domains)
     with locked(place, f"corpora/{corpus}"):
         return _withdraw(place, corpus, asked, why, recipe)
 
 
-def _withdraw(place: Store, corpus: str, asked: Tombstones, why: str, recipe: Recipe) -> dict[str, Any]:
-    versions = place.versions("corpora", corpus)
-    if not versions:
+def named(place: Store, corpus: str, ids: Sequence[str], urls: Sequence[str], domains: Sequence[str]) -> Tombstones:
+    """What a takedown asks for. ConfigError where it names nothing or what is no host name, NotFoundError where there is no such corpus."""
+    asked = Tombstones(tuple(sorted(ids)), tuple(sorted(urls)), tuple(sorted(domain.lower().rstrip(".") for domain in domains)))
+    if asked == Tombstones():
+        raise ConfigError("a takedown names at least one id, url or domain")
+    if wrong := [domain for domain in asked.domains if not domain or set(domain) & set("/:@? *")]:
+        raise ConfigError(f"{wrong[0]!r} is not a host name; a domain is given as example.org, an address by url")
+    if not place.versions("corpora", corpus):
         raise NotFoundError(f"corpora/{corpus} is not published in {place.url}; `ingot show` lists what is.")
-    old = versions[-1]
+    return asked
+
+
+def _withdraw(place: Store, corpus: str, asked: Tombstones, why: str, recipe: Recipe) -> dict[str, Any]:
+    old = place.versions("corpora", corpus)[-1]
     now = [place.need(address) for address in old.parts]
     receipt = plain.ask(place, corpus, asked, why, now, old.address)
     if "version" in receipt:
@@ -77,6 +85,6 @@ def _withdraw(place: Store, corpus: str, asked: Tombstones, why: str, recipe: Re
             "shards": [m.address for m in made if m.stage == "encode"],
             "models": [m.address for m in made if m.stage in ("pretrain", "finetune")],
             "registered": [m.info["model_uri"] for m in made if m.stage == "register"],
-            "held_by": plain.holders(place, touched, new),
+            "held_by": plain.holders(place, touched, new, receipt["documents"]),
         },
     )

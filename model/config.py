@@ -46,7 +46,8 @@ def from_dict(cls: type[T], data: Any, where: str = "") -> T:
                 lines.append(f"{path!r} is missing: a section is given whole, or one field at a time as {path}=value")
             else:
                 message = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{path!r}: {message} (got {problem.get('input')!r})")
+                whole = problem["type"] == "value_error"  # a section's own check: its input is every field of it
+                lines.append(f"{path!r}: {message}" + ("" if whole else f" (got {problem.get('input')!r})"))
         raise ConfigError(f"{cls.__name__}: " + "; ".join(lines)) from None
 
 

@@ -231,7 +231,7 @@ class Store:
         try:
             with self._asking():
                 raw = self.fs.cat_file(self._remote(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             return json.loads(raw)
@@ -433,7 +433,9 @@ class Store:
         """A published version by its address, corpora/demo/v1. NotFoundError where there is none."""
         found = self.published(*address.split("/")) if address.count("/") == 2 else None
         if found is None:
-            raise NotFoundError(f"{address} is not published in {self.url}; `ingot show` lists what is.")
+            there = [thing.address for thing in self.versions(*address.split("/")[:2])] if "/" in address else []
+            hint = f"there are {', '.join(there)}" if there else "`ingot show` lists what is"
+            raise NotFoundError(f"{address} is not published in {self.url}; {hint}.")
         return found
 
     def previous(self, thing: Publication) -> Publication | None:

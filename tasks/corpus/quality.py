@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -210,7 +211,9 @@ def misnamed(thresholds: Iterable[str]) -> str:
         reason, at, language = name.partition("@")
         known = sorted(rule.reason for rule in rules_of(language)) if at else sorted(reasons())
         if reason not in known:
-            return f"no rule is called {reason!r}{f' for {language}' if at else ''}; there are {', '.join(known)}"
+            near = get_close_matches(reason, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            return f"no rule is called {reason!r}{f' for {language}' if at else ''}{hint}; there are {', '.join(known)}"
     return ""
 
 

@@ -95,14 +95,12 @@ def close(store: Store, corpus: str, receipt: Mapping[str, Any], more: Mapping[s
 
 
 def matches(store: Store, asked: Tombstones, parts: Sequence[Manifest]) -> list[dict[str, Any]]:
-    """id, url, text_hash, address and reason of the documents of these outputs that must go."""
+    """id, url, text_hash, source, address and reason of the documents of these outputs that must go."""
     found = []
     for manifest in parts:
         for row in read_rows([store.path(manifest, file) for file in manifest.parts()], _COLUMNS):
             if reason := asked.reason(row):
-                found.append(
-                    {"id": row["id"], "url": row["url"], "text_hash": row["text_hash"], "reason": reason, "address": manifest.address}
-                )
+                found.append({name: row[name] for name in _FOUND} | {"reason": reason, "address": manifest.address})
     return found
 
 
@@ -164,17 +162,27 @@ def dependents(store: Store, addresses: Sequence[str]) -> list[Manifest]:
     return [found[address] for address in sorted(found)]
 
 
-def holders(store: Store, parts: Sequence[Manifest], keep: Publication) -> list[str]:
-    """Addresses that still hold the text: what these outputs were made of, themselves, and published versions that refer to them, but for `keep`."""
+def holders(store: Store, parts: Sequence[Manifest], keep: Publication, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Addresses that still hold the text of `found` (see matches): what these outputs were made of, themselves, and published versions that refer to them,
+    but for `keep` and for raw files of other sources."""
+    sources = {document["source"] for document in found}
     named = [
         t.address
         for t in store.publications()
         if t.kind == "corpora" and t.address != keep.address and set(t.parts) & {p.address for p in parts}
     ]
-    return [*named, *(m.address for m in ancestors(store, parts))]
+    return [
+        *named,
+        *(
+            m.address
+            for m in ancestors(store, parts)
+            if m.stage != "ingest" or (m.info["role"] == "source" and m.info["source"] in sources)
+        ),
+    ]
 
 
-_COLUMNS = ["id", "url", "domain", "text_hash"]
+_FOUND = ("id", "url", "text_hash", "source")
+_COLUMNS = [*_FOUND, "domain"]
 
 
 def _link(source: os.PathLike[str], target: os.PathLike[str]) -> None:

@@ -13,11 +13,11 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
-from chain import DATA_STAGES, REPO, content
+from chain import DATA_STAGES, REPO, content, ingot
 from corpora import rows_of
 from crawl_host import NEW, OLD, add_snapshot
 
-from model.errors import ConfigError, StoreError
+from model.errors import ConfigError, NotFoundError, StoreError
 from tasks.corpus.manifest import Store
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -259,6 +259,8 @@ def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_bac
     assert withdraw("news", urls=[gone["url"]], why="a letter", store=store.url) == receipt
     assert receipt["version"] == f"{first.address}-takedown-1" and [d["id"] for d in receipt["documents"]] == [gone["id"]]
     assert first.address in receipt["held_by"] and first.parts[0] in receipt["held_by"]
+    raw = [store.need(address).info["role"] for address in receipt["held_by"] if address.startswith("stages/ingest/")]
+    assert raw == ["source"]  # the evaluation files hold nothing of it
     second = store.versions("corpora", "news")[-1]
     assert second.address == receipt["version"] and store.previous(second) == first
     assert len(store.versions("corpora", "news")) == len(store.versions("indexes", "news")) == 2
@@ -269,6 +271,36 @@ def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_bac
     found = {row["url"] for part in third.parts for row in rows_of(store, store.need(part))}
     assert gone["url"] not in found and stays["url"] in found
     assert [store.need(s).inputs["documents"] for s in store.versions("indexes", "news")[-1].parts] == list(third.parts)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [({}, "at least one"), ({"domains": ["https://example.org/a"]}, "not a host name"), ({"urls": ["https://a.org/"]}, "not published")],
+)
+def test_a_takedown_that_cannot_be_is_refused_before_anything_runs(store, names, said):
+    from flows.takedown import named
+
+    with pytest.raises((ConfigError, NotFoundError), match=said):
+        named(store, "news", names.get("ids", []), names.get("urls", []), names.get("domains", []))
+
+
+def test_a_takedown_takes_host_names_however_they_are_written(store):
+    from corpora import publish
+
+    from flows.takedown import named
+
+    publish(store, "v1", [])
+    assert named(store, "news", [], [], ["WWW.Example.org."]).domains == ("www.example.org",)
+
+
+@pytest.mark.full
+def test_the_command_publishes_what_is_new_once_and_says_what_to_look_at(tmp_path, crawl):
+    warcs, host, settings = crawl
+    store, words = tmp_path / "store", [f"{name}={value}" for name, value in settings.items()]
+    assert f"corpora/news/{OLD}" in ingot("refresh", "demo", *words, store=store).stdout
+    assert "nothing new" in ingot("refresh", "demo", *words, store=store).stdout
+    add_snapshot(host, NEW, warcs[:2])
+    assert f"Next: ingot diff corpora/news/{OLD} corpora/news/{NEW}" in ingot("refresh", "demo", *words, store=store).stdout
 
 
 def test_a_recipe_without_the_source_is_refused_by_name(prefect_server, tmp_path):
