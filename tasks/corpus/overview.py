@@ -14,7 +14,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,15 @@ def funnel(chain: Sequence[Manifest], tokens: Mapping[str, Any] | None) -> str:
 
 
 def reasons(store: Store, chain: Sequence[Manifest], chance: random.Random) -> str:
-    """Every reason with its count, its share of what came in, and a few texts."""
+    """Every reason with its count, its share of what came in, and a few texts; addresses alone where no text was kept."""
     parts = []
     for m in chain:
         texts: dict[str, list[dict[str, Any]]] = {}
         for row in _with_text(paths(store, m, "rejects-"), ["reason", "value", "url", "origin_file", "text"]):
             texts.setdefault(row["reason"], []).append(row)
+        bare = m.rejected.keys() - texts.keys() if m.stage != "takedown" else ()  # what was taken down is named in its receipt only
+        for row in _first(paths(store, m, "rejects-"), ["reason", "value", "url", "origin_file"], bare):
+            texts.setdefault(row["reason"], []).append(row | {"text": ""})
         for reason, count in sorted(m.rejected.items(), key=lambda item: (-item[1], item[0])):
             shown = "".join(
                 f"<blockquote><cite>{_(row['url'] or row['origin_file'])} · {_(row['value'])}</cite>{_(row['text'][:SHOWN])}</blockquote>"
@@ -131,7 +134,7 @@ def reasons(store: Store, chain: Sequence[Manifest], chance: random.Random) -> s
             )
             share = f"{count / max(1, m.seen):.1%}"
             parts.append(
-                f"<details><summary><b>{_(reason)}</b> {count:,} <small>{_(m.stage)}, {share} of what came in</small></summary>{shown or '<p>No text was kept.</p>'}</details>"
+                f"<details><summary><b>{_(reason)}</b> {count:,} <small>{_(m.stage)}, {share} of what came in</small></summary>{shown}</details>"
             )
     return "".join(parts) or "<p>None.</p>"
 
@@ -218,7 +221,7 @@ def duplicates(store: Store, chain: Sequence[Manifest], chance: random.Random) -
         )
         parts.append(f'<h3>{_(pair["rule"])}, similarity {pair["similarity"]:.3f}</h3><div class="pair">{sides}</div>')
     sizes = Counter(count.as_py() + 1 for count in pc.value_counts(pairs["kept_id"]).field("counts"))
-    return chart("Documents in a cluster", [(f"{size:,}", n) for size, n in sorted(sizes.items())]) + "".join(parts)
+    return chart("Clusters", [(f"{size:,} documents", n) for size, n in sorted(sizes.items())]) + "".join(parts)
 
 
 def charts(counts: pa.Table) -> Iterator[tuple[str, list[tuple[str, int]]]]:
@@ -271,6 +274,15 @@ def _with_text(files: Sequence[Path], columns: list[str]) -> Iterator[dict[str, 
     """Rejects whose text was kept."""
     for batch in read_batches(files, columns):
         yield from batch.filter(pc.greater(pc.fill_null(pc.binary_length(batch["text"]), 0), 0)).to_pylist()
+
+
+def _first(files: Sequence[Path], columns: list[str], wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The first rejects of each of these reasons in every file."""
+    for path in files:
+        for batch in read_batches([path], columns):
+            for reason in wanted:
+                yield from batch.filter(pc.equal(batch["reason"], reason)).slice(0, SAMPLES).to_pylist()
+            break
 
 
 def _some(files: Sequence[Path], columns: list[str], share: float, chance: random.Random) -> Iterator[pa.Table]:

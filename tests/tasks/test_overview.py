@@ -38,6 +38,15 @@ def test_every_stage_and_every_reason_stands_there_with_its_count(store, page):
             assert f"<b>{reason}</b> {count:,} <small>{m.stage}" in page
 
 
+def test_what_was_set_aside_without_its_text_is_named_by_its_address(store, page):
+    [made] = map(store.need, store.addresses("extract"))
+    rows = list(read_rows(overview.paths(store, made, "rejects-"), ["reason", "url", "origin_file"]))
+    for reason in made.rejected:
+        part = page.partition(f"<b>{reason}</b>")[2].partition("</details>")[0]
+        shown = {unescape(name) for name in re.findall(r"<cite>(.*?) · ", part)}
+        assert shown and shown <= {row["url"] or row["origin_file"] for row in rows if row["reason"] == reason}
+
+
 def test_charts_add_up_to_the_documents(store, page):
     [part] = map(store.need, store.published("corpora", "tiny", "v1").parts)
     languages = [row["language"] for row in read_rows(overview.paths(store, part, "documents-"), ["language"])]
@@ -63,7 +72,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(page):
     tags = set(re.findall(r"</?([a-z]+\d?)[ >]", page))
     assert tags == {
         *("html", "meta", "title", "style", "main", "h1", "h2", "h3", "dl", "div", "dt", "dd", "table", "tr", "th", "td"),
-        *("small", "i", "b", "details", "summary", "blockquote", "cite", "p", "section", "svg", "path", "figure", "figcaption", "span", "mark"),
+        *("small", "i", "b", "details", "summary", "blockquote", "cite", "section", "svg", "path", "figure", "figcaption", "span", "mark"),
     }  # fmt: skip
     assert overview._("<script>&\"'") == "&lt;script&gt;&amp;&quot;&#x27;"
 
@@ -153,7 +162,7 @@ def test_the_seed_decides_the_samples(store, page):
 
 
 def test_what_is_not_there_is_named(store):
-    with pytest.raises(NotFoundError, match="corpora/tiny/v9 is not published"):
+    with pytest.raises(NotFoundError, match="corpora/tiny/v9 is not published.*there are corpora/tiny/v1"):
         overview.page(store, "corpora/tiny/v9")
 
 
