@@ -19,13 +19,13 @@ from figures import REPO, Figure, arguments, clean_environment, machine, table
 HERE = Path(__file__).parent
 SHARED = REPO.parent / "shared"
 SCRIPTS = {
-    "warc_speed.py": "§1 reading", "extract_quality.py": "§1 main text", "rules_speed.py": "§2 rules", "pii_quality.py": "§2 personal data", "blocklist.py": "§2 block-lists",
+    "warc_speed.py": "§1 reading", "extract_quality.py": "§1 main text", "rules_speed.py": "§2 rules", "rules_kept.py": "§2 what rules keep of Chinese", "pii_quality.py": "§2 personal data", "blocklist.py": "§2 block-lists",
     "quality_model.py": "§2 quality model",
     "language_accuracy.py": "§2 languages", "dedup_speed.py": "§3 dedup", "dedup_scale.py": "§3 dedup at scale", "refresh.py": "§4 refresh",
     "encode_speed.py": "§5 tokens", "engine_scaling.py": "§6 engines", "corpus_cost.py": "§8 cost of the whole chain", "memory.py": "§8 peak memory",
 }  # fmt: skip
 """In the order of the issue."""
-REAL = {"extract_quality.py", "rules_speed.py", "refresh.py"}
+REAL = {"extract_quality.py", "rules_speed.py", "rules_kept.py", "refresh.py"}
 """Scripts that say nothing without the real sample data."""
 
 
