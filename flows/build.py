@@ -124,15 +124,18 @@ def make_corpus(build: Build, previous: Publication | None = None, refresh: bool
             store, r.name, r.decontaminate, {"dedup": single, "evaluation": evaluation}, r.engine, "decontaminate" in build.rebuild
         )
     )
+    over = previous.address if previous else ""
     if takedowns.receipts(store, r.name):
         withdrawn = takedown.withdraw(store, r.name, clean)
         if withdrawn.address != clean.address:
             clean = build.note(withdrawn)
             r = build.recipe = replace(r, version=takedowns.version(store, r.name, r.version, [*old, clean]))
+            if held := store.published("corpora", r.name, r.version):  # the takedown's own, published over the version that it cleaned
+                over = held.made_of["previous"]
     segments.append(build.note(dedup.index(store, r.name, r.dedup, clean, r.engine, "index" in build.rebuild)))
     snapshots = sorted({s for m in raw.values() for s in snapshots_of(m)} | set(previous.info["snapshots"] if previous else ()))
     parts = [*old, clean]
-    made_of = {"corpus": recipes.corpus_identity(r), "previous": previous.address if previous else ""}
+    made_of = {"corpus": recipes.corpus_identity(r), "previous": over}
     info = {"snapshots": snapshots, "documents": sum(p.kept for p in parts), "new": clean.kept, "refresh": refresh}
     newest = store.versions("corpora", r.name)[-1:]
     if previous and newest[0].address not in (previous.address, f"corpora/{r.name}/{r.version}"):

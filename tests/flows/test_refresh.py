@@ -239,7 +239,7 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
 
 
 def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_back(prefect_server, tmp_path, sample, monkeypatch):
-    from flows import takedown
+    from flows import build, recipes, takedown
     from flows.refresh import common_crawl_monthly
     from flows.takedown import withdraw
 
@@ -265,6 +265,9 @@ def test_what_was_taken_down_is_gone_from_the_next_version_and_does_not_come_bac
     assert second.address == receipt["version"] and store.previous(second) == first
     assert len(store.versions("corpora", "news")) == len(store.versions("indexes", "news")) == 2
     assert [r["id"] for r in rows_of(store, store.need(second.parts[0]))] == [r["id"] for r in before if r["id"] != gone["id"]]
+    recipe = replace(recipes.resolve(recipes.small(), recipes.small(), settings), wikipedia=None, files=None, version=OLD)
+    again = build.Build(replace(recipe, common_crawl=replace(recipe.common_crawl, snapshot=OLD)), store)
+    assert build.flow(build.make_corpus)(again) == second, "a build of the same finds what the takedown has published"
     add_snapshot(host, NEW, warcs[1:])
     assert common_crawl_monthly(set=settings, store=store.url).startswith(f"corpora/news/{NEW}")
     third = store.versions("corpora", "news")[-1]
