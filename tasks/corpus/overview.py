@@ -42,6 +42,7 @@ DRAWN = 3
 """Languages whose signals are drawn, those with most documents."""
 BINS = 28
 ORDER = ("extract", "filter", "dedup", "decontaminate", "takedown")
+"""Stages that keep or set aside documents, in the order of the chain."""
 
 
 def write(store: Store, address: str, seed: int = 0, to: Path | None = None) -> Path:

@@ -19,10 +19,9 @@ import pyarrow.parquet as pq
 
 from model.errors import NotFoundError
 from tasks.corpus.manifest import Manifest, Publication, Store, ancestors
+from tasks.corpus.overview import ORDER, paths
 from tasks.corpus.quality import rules_of
 
-ORDER = ("extract", "filter", "dedup", "decontaminate", "takedown")
-"""Stages that keep or set aside documents, in the order of the chain."""
 MODELS = ("pretrain", "finetune", "register")
 WANTED = ("id", "url", "title", "language", "language_score", "words", "signals", "source", "snapshot", "origin_file", "origin_offset",
           "origin_length", "reason", "value")  # fmt: skip
@@ -131,7 +130,7 @@ def _complete(store: Store, stages: Sequence[str]) -> list[Manifest]:
 def _rows(store: Store, m: Manifest, prefix: str, ids: Collection[str], urls: Collection[str]) -> list[dict[str, Any]]:
     """The rows of a stage's parts with one of these ids or addresses."""
     found = []
-    for path in _paths(store, m, prefix):
+    for path in paths(store, m, prefix):
         with pq.ParquetFile(path) as part:
             columns = [name for name in WANTED if name in part.schema_arrow.names]
             for group in range(part.num_row_groups):
@@ -140,11 +139,6 @@ def _rows(store: Store, m: Manifest, prefix: str, ids: Collection[str], urls: Co
                 if pc.any(here).as_py():
                     found += part.read_row_group(group, columns).filter(here).to_pylist()
     return found
-
-
-def _paths(store: Store, m: Manifest, prefix: str) -> list[Path]:
-    """Unverified: a look at a few rows must not read every file whole."""
-    return [store.path(m, file, verify=False) for file in m.parts(prefix)]
 
 
 def _why(store: Store, m: Manifest, row: Mapping[str, Any], kept: bool) -> str:
@@ -163,7 +157,7 @@ def _reason(row: Mapping[str, Any]) -> str:
 
 def _duplicate(store: Store, m: Manifest, id_: str, kept: bool) -> str:
     """The evidence of a removal, or how many were removed for this one."""
-    evidence = [row for path in _paths(store, m, "duplicates-") for row in _evidence(path, "kept_id" if kept else "id", id_)]
+    evidence = [row for path in paths(store, m, "duplicates-") for row in _evidence(path, "kept_id" if kept else "id", id_)]
     if kept:
         return f"stands for {len(evidence)} that are near it or the same" if evidence else ""
     return "; ".join(f"{row['rule']} of {row['kept_id']}, similarity {row['similarity']:.3f}" for row in evidence)
@@ -210,7 +204,7 @@ def _nearest(store: Store, outputs: Sequence[Manifest], urls: Collection[str], i
         there: set[str] = set()
         for m in outputs:
             for prefix in ("documents-", "rejects-"):
-                for path in _paths(store, m, prefix):
+                for path in paths(store, m, prefix):
                     there.update(pq.read_table(path, columns=["url"])["url"].to_pylist())
         near = [url for asked_for in urls for url in get_close_matches(asked_for, there - {"", None}, 3)]
     hint = f"Near it: {', '.join(near)}." if near else "`ingot show ADDRESS` prints documents with their addresses."

@@ -32,8 +32,9 @@ from typing import Any, Literal
 import numpy as np
 from figures import REPO, Figure, arguments, conclude, table
 
+from flows import recipes
 from model.batches import NO_LOSS, Batches, Stream
-from model.config import Causal, ModelConfig, Run, TrainConfig, from_dict, qwen3, to_dict
+from model.config import ModelConfig, Run, from_dict, qwen3, to_dict
 from model.shards import Shard, ShardWriter
 from model.train import launch
 
@@ -120,11 +121,7 @@ def run_over(
 ) -> Run:
     """A run in `folder` over these shards: fp32, one rank, no accumulation, nothing evaluated and nothing saved before its end."""
     (folder / "tokenizer").mkdir()
-    train = TrainConfig(
-        objective=Causal("causal"), adapter=None, steps=steps, batch=batch, length=length, lr=1e-3, min_lr=0.1, warmup=2, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-        eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=steps, keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=batch, zero=1,
-        compile=False, checkpointing=False, device=device, timeout=600.0,
-    )  # fmt: skip
+    train = recipes.train(steps, batch, length, 1e-3, 2, valid_every=0, valid_batches=1, save_every=steps, keep=1, device=device)
     return Run(
         data="stream", fingerprint="f" * 64, data_fingerprint="d" * 64, model=shape, train=train, vocab=vocab,
         shards=tuple(str(prefix) for prefix in shards), valid=(), tokenizer=str(folder / "tokenizer"), start=None, out=str(folder),

@@ -6,17 +6,14 @@ from copy import deepcopy
 import pytest
 import torch
 
+from flows import recipes
 from model import zero
-from model.config import Causal, TrainConfig, gpt2, qwen3
+from model.config import gpt2, qwen3
 from model.muon import Muon, orthogonal
 from model.partition import Piece
 from model.transformer import Transformer
 
-MUON = TrainConfig(
-    objective=Causal("causal"), adapter=None, steps=10, batch=8, length=32, lr=3e-3, min_lr=0.1, warmup=4, schedule="cosine", decay=0, optimizer="muon", matrix_lr=0.02, momentum=0.9,
-    weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5,
-    keep=1, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=2, zero=1, compile=False, checkpointing=False, device="cpu", timeout=60.0,
-)  # fmt: skip
+MUON = recipes.train(10, 8, 32, 3e-3, 4, optimizer="muon", momentum=0.9, save_every=5, keep=1, micro_batch=2, device="cpu", timeout=60.0)
 INNER = ("attention.q.weight", "attention.k.weight", "attention.v.weight", "attention.o.weight")
 INNER += ("ffn.gate.weight", "ffn.up.weight", "ffn.down.weight")
 

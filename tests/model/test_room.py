@@ -12,18 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from flows import recipes
 from model import room
-from model.config import Causal, Run, TrainConfig, qwen3
+from model.config import Run, qwen3
 from model.errors import RoomError
 
 GIB = 2**30
 CPU = torch.device("cpu")
-TRAIN = TrainConfig(
-    objective=Causal("causal"), adapter=None, steps=10, batch=96, length=1024, lr=1.0, min_lr=0.1, warmup=4, schedule="cosine", decay=0,
-    optimizer="adamw", matrix_lr=0.02, momentum=0.9, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0,
-    skip_sigmas=0.0, precision="fp32", seed=1, valid_every=0, valid_batches=1, save_every=5, keep=1, overlap_saving=True, ranks=2, tensor_parallel=1, sequence_parallel=1, micro_batch=16, zero=1,
-    compile=False, checkpointing=False, device="cpu", timeout=60.0,
-)  # fmt: skip
+TRAIN = recipes.train(10, 96, 1024, 1.0, 4, save_every=5, keep=1, ranks=2, micro_batch=16, device="cpu", timeout=60.0)
 RUN = Run(
     data="stream", fingerprint="f", data_fingerprint="d", model=qwen3(32, 2, 4, 2, 64, 1024), train=TRAIN, vocab=64,
     shards=("a",), valid=(), tokenizer="t", start=None, out="o",

@@ -20,10 +20,10 @@ import psutil
 import pytest
 import torch
 
+from flows import recipes
 from model import checkpoint, families, loop, objectives, partition, zero
 from model.batches import NO_LOSS, Batch, Batches, Packed, Stream, held_out, plan, plan_path
 from model.config import (
-    Causal,
     Contrastive,
     Masked,
     Mixed,
@@ -49,11 +49,7 @@ from model.transformer import Transformer
 
 VOCAB = 320
 MODEL = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=64)
-TRAIN = TrainConfig(
-    objective=Causal("causal"), adapter=None, steps=80, batch=8, length=32, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.1, beta1=0.9, beta2=0.95,
-    eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=10, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=4, zero=1,
-    compile=False, checkpointing=False, device="cpu", timeout=120.0,
-)  # fmt: skip
+TRAIN = recipes.train(80, 8, 32, 1e-2, 3, valid_every=20, valid_batches=2, save_every=10, micro_batch=4, device="cpu", timeout=120.0)
 SHORT = replace(TRAIN, steps=6, save_every=3, valid_every=3)
 BERT = Masked("masked", 0.4, 0.15, 0.8, 0.1, whole_words=False)
 OBJECTIVES: dict[str, Objective] = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from flows import recipes
 from model import adapters, families, heads
 from model.batches import reference_path
 from model.config import Answers, Causal, Labels, Lora, Preference, Run, SoftPrompt, TrainConfig, bert, qwen3, to_dict
@@ -23,11 +24,9 @@ from model.tokenizer import render, save, train, vocab_size
 from model.train import launch
 from model.transformer import Transformer
 
-TRAIN = TrainConfig(
-    objective=Causal("causal"), adapter=None, steps=40, batch=8, length=64, lr=1e-2, min_lr=0.1, warmup=3, schedule="cosine", decay=0, optimizer="adamw", matrix_lr=0.02, momentum=0.95, weight_decay=0.0,
-    beta1=0.9, beta2=0.95, eps=1e-8, clip=1.0, z_loss=0.0, skip_sigmas=0.0, precision="fp32", seed=1, valid_every=20, valid_batches=2, save_every=20, keep=2, overlap_saving=True, ranks=1, tensor_parallel=1, sequence_parallel=1, micro_batch=4,
-    zero=1, compile=False, checkpointing=False, device="cpu", timeout=120.0,
-)  # fmt: skip
+TRAIN = recipes.train(
+    40, 8, 64, 1e-2, 3, weight_decay=0.0, valid_every=20, valid_batches=2, save_every=20, micro_batch=4, device="cpu", timeout=120.0
+)
 DECODER = qwen3(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=96)
 ENCODER = bert(width=32, layers=2, heads=4, ffn_width=64, context=96, dropout=0.0)
 LORA = Lora("lora", rank=4, alpha=16.0, dropout=0.0, modules=("q", "v", "up"))
