@@ -125,7 +125,7 @@ def train(steps: int, batch: int, length: int, lr: float, warmup: int, **more: A
     common: dict[str, Any] = {
         "objective": Causal("causal"), "adapter": None, "min_lr": 0.1, "schedule": "cosine", "decay": 0, "optimizer": "adamw", "matrix_lr": 0.02, "momentum": 0.95,
         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "clip": 1.0, "z_loss": 0.0, "skip_sigmas": 0.0, "precision": "fp32",
-        "seed": 1, "valid_every": max(1, steps // 5), "valid_batches": 4, "save_every": max(1, steps // 4), "keep": 2, "overlap_saving": True, "ranks": 1, "tensor_parallel": 1, "sequence_parallel": 1, "micro_batch": batch, "zero": 1,
+        "seed": 1, "valid_every": max(1, steps // 5), "valid_batches": 4, "save_every": max(1, steps // 4), "keep": 2, "overlap_saving": True, "ranks": 1, "tensor_parallel": 1, "sequence_parallel": 1, "pipeline_parallel": 1, "micro_batch": batch, "zero": 1,
         "compile": False, "checkpointing": False, "device": "auto", "timeout": 600.0,
     }  # fmt: skip
     return TrainConfig(steps=steps, batch=batch, length=length, lr=lr, warmup=warmup, **common | more)

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -455,13 +456,15 @@ class TrainConfig:
     overlap_saving: bool = resource()
     """Write a checkpoint while training goes on; takes main memory for a copy of it."""
     ranks: Annotated[int, Field(ge=1)] = resource()
-    """Processes on one node; with tensor_parallel=1 each has rows of its own."""
+    """Processes on one node; each has rows of its own unless they share matrices, rows or layers."""
     tensor_parallel: Annotated[int, Field(ge=1)] = resource()
     """Neighbouring ranks that share the matrices of every block and work on the same rows; the model's heads are divided among them."""
     sequence_parallel: Annotated[int, Field(ge=1)] = resource()
     """Neighbouring ranks that take a part of the same rows' tokens each, for long sequences; attention's heads are divided among them."""
+    pipeline_parallel: Annotated[int, Field(ge=1)] = resource()
+    """Neighbouring ranks that hold some layers each and pass micro-batches on; idle for (stages - 1) of (stages - 1 + accumulation) turns."""
     micro_batch: Annotated[int, Field(ge=1)] = resource()
-    """Sequences in one forward pass; batch = micro_batch × ranks / (tensor_parallel × sequence_parallel) × accumulation."""
+    """Sequences in one forward pass; batch = micro_batch × accumulation × ranks / (tensor_parallel × sequence_parallel × pipeline_parallel)."""
     zero: Annotated[int, Field(ge=0, le=3)] = resource()
     """DeepSpeed ZeRO stage."""
     compile: bool = resource()
@@ -474,15 +477,19 @@ class TrainConfig:
     """Seconds without a step after which the run counts as hung and is ended."""
 
     def __post_init__(self) -> None:
-        shared = self.tensor_parallel * self.sequence_parallel
-        if self.ranks % shared:
-            raise ValueError(f"ranks ({self.ranks}) must be a multiple of tensor_parallel × sequence_parallel ({shared})")
-        if shared > 1 and (self.adapter is not None or not isinstance(self.objective, Causal | Masked | Spans | Mixed)):
-            raise ValueError("tensor_parallel and sequence_parallel go with objectives causal, masked, spans, mixed and without an adapter")
-        if self.tensor_parallel > 1 < self.sequence_parallel:
-            raise ValueError("tensor_parallel and sequence_parallel do not go together; set one of them to 1")
+        ways = {name: getattr(self, name) for name in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")}
+        used = [name for name, ranks in ways.items() if ranks > 1]
+        shared = math.prod(ways.values())
+        if len(used) > 1:
+            raise ValueError(f"{' and '.join(used)} do not go together; set all but one of them to 1")
+        if used and self.ranks % shared:
+            raise ValueError(f"ranks ({self.ranks}) must be a multiple of {used[0]} ({shared})")
+        if used and (self.adapter is not None or not isinstance(self.objective, Causal | Masked | Spans | Mixed)):
+            raise ValueError(f"{used[0]} goes with objectives causal, masked, spans, mixed and without an adapter")
         if self.sequence_parallel > 1 and (self.compile or self.length % self.sequence_parallel):
             raise ValueError(f"sequence_parallel ({self.sequence_parallel}) must divide length ({self.length}), and goes without compile")
+        if self.pipeline_parallel > 1 and (self.zero > 1 or self.optimizer == "muon"):
+            raise ValueError("pipeline_parallel goes with zero=0 or 1 and with optimizer=adamw")
         replicas = self.ranks // shared
         if self.batch % (self.micro_batch * replicas):
             raise ValueError(f"batch ({self.batch}) must be a multiple of micro_batch × ranks ({self.micro_batch} × {replicas})")

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -21,12 +22,13 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from model import adapters, checkpoint, families, objectives, partition, room, zero
+from model import adapters, checkpoint, families, objectives, partition, pipeline, room, zero
 from model.batches import Batch, Batches, held_out
 from model.config import Lora, Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
 from model.objectives import Objective, Rows, on_device
 from model.peak import peak_flops
+from model.pipeline import Line
 from model.saving import Writer
 from model.sequence import Parts
 from model.spikes import Spikes, held
@@ -48,6 +50,8 @@ class Place:
     """Ranks that share the matrices of one model."""
     sequence: int
     """Ranks that share the tokens of one row."""
+    stages: int
+    """Ranks that hold some layers of one model each."""
 
     @property
     def first(self) -> bool:
@@ -57,22 +61,27 @@ class Place:
     @property
     def replica(self) -> int:
         """Which rows are this rank's; those that share them are neighbours."""
-        return self.rank // (self.tensor * self.sequence)
+        return self.rank // (self.tensor * self.sequence * self.stages)
 
     @property
     def replicas(self) -> int:
         """How many have rows of their own."""
-        return self.world // (self.tensor * self.sequence)
+        return self.world // (self.tensor * self.sequence * self.stages)
+
+    @property
+    def stage(self) -> int:
+        """Which layers are this rank's."""
+        return self.rank % self.stages
 
     @property
     def averaged(self) -> int:
         """Ranks over which DeepSpeed averages gradients."""
-        return self.world // self.tensor
+        return self.world // (self.tensor * self.stages)
 
     @property
     def speaks(self) -> bool:
-        """Of ranks that share matrices, which all find the same, the one whose findings count."""
-        return self.rank % self.tensor == 0
+        """Whether its findings count: of ranks that share matrices, which all find the same, one does; of stages the last."""
+        return self.rank % self.tensor == 0 and self.stage == self.stages - 1
 
 
 def train(run: Run) -> None:
@@ -88,11 +97,10 @@ def train(run: Run) -> None:
     families.check_tokenizer(run.tokenizer, run.vocab)
     objective = objectives.of(run)
     objective.source((*run.shards, *run.valid))  # what is wrong with them is told before anything is started
-    place = Place(
-        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(run), settings.tensor_parallel, settings.sequence_parallel
-    )
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = Place(rank, world, _device(run), settings.tensor_parallel, settings.sequence_parallel, settings.pipeline_parallel)
     with room.told(run, place.replicas, place.device):
-        engine = _engine(run, place)
+        engine, line = _engine(run, place)
         objective.begin(engine)
     batches = Batches(objective.source(run.shards), run.data_fingerprint, settings.batch, settings.seed, objective.noise, settings.steps)
     valid = None
@@ -105,7 +113,7 @@ def train(run: Run) -> None:
     if found and cut == _cut(saved):
         engine.load_checkpoint(str(found.path.parent), tag=found.path.name, load_module_strict=settings.adapter is None)
     elif found and cut["tensor_parallel"] == settings.tensor_parallel == 1:
-        partition.restore(engine, found.path)
+        partition.restore(engine, found.path, _order(run))
     elif found:
         raise CheckpointError(
             f"{found.path} was written with {cut}, this run has {_cut(saved)}: where matrices are shared among ranks, all of it must stay. "
@@ -126,7 +134,7 @@ def train(run: Run) -> None:
         begun = time.perf_counter()
         rate = zero.learning_rate(settings, step)
         with room.told(run, place.replicas, place.device):
-            loss, norm, spike = update(engine, objective, batches, feed, run, step, rate, place, spikes)
+            loss, norm, spike = update(engine, line, objective, batches, feed, run, step, rate, place, spikes)
         digest, step = batches.digest(step), step + 1
         seconds = time.perf_counter() - begun
         row: Row = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": step * tokens, "tokens_per_s": tokens / seconds}
@@ -142,19 +150,28 @@ def train(run: Run) -> None:
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
             with room.told(run, place.replicas, place.device):
-                checked = {"step": step} | evaluate(engine, objective, valid, run, place)
+                checked = {"step": step} | evaluate(engine, line, objective, valid, run, place)
             metrics |= checked
             if log:
                 log.write(checked)
         if last or step % settings.save_every == 0:
             _save(engine, writer, run, step, saved | {"losses": spikes.losses}, metrics, log, place)
     writer.wait()
-    _finish(engine, run, metrics, place)
+    _finish(engine, line, run, metrics, place)
     dist.destroy_process_group()
 
 
 def update(
-    engine: Any, objective: Objective, batches: Batches, feed: "Feed", run: Run, step: int, rate: float, place: Place, spikes: Spikes
+    engine: Any,
+    line: Line,
+    objective: Objective,
+    batches: Batches,
+    feed: "Feed",
+    run: Run,
+    step: int,
+    rate: float,
+    place: Place,
+    spikes: Spikes,
 ) -> tuple[float, float, Row | None]:
     """One optimizer step: the loss over all targets of the global batch, nats a target, the gradient norm before clipping, and if the loss is a
     spike, for which weights and optimizer state stay as they are, the bound that it exceeds and its documents, those of the worst rows first.
@@ -175,18 +192,25 @@ def update(
     prepared = objective.prepare(engine, twice, settings.batch, run.model.width)
     torch.manual_seed(noise)
     sums_B = torch.zeros(settings.batch, dtype=torch.float32, device=place.device)
-    for part, here in enumerate(mine):
-        row_sums = objective.sums(engine, feed.take(), prepared, here)
-        engine.backward(objectives.share(row_sums, targets, parts * place.averaged))
+    under_way: deque[torch.Tensor] = deque()
+    line.begin()
+    for forward, part in pipeline.order(place.stages, place.stage, parts):
+        if forward:
+            under_way.append(objective.sums(line, feed.take(), prepared, mine[part]))
+            continue
+        row_sums, last = under_way.popleft(), part + 1 == parts
+        engine.backward(line.loss(objectives.share(row_sums, targets, parts * place.averaged), part, parts))
+        line.give(last)
         feed.read()
         if place.speaks:
-            sums_B[here] = row_sums.detach()
-        if part + 1 < parts:
+            sums_B[mine[part]] = row_sums.detach()
+        if not last:
             engine.step()  # counts a micro-batch; the last one, after the loss was looked at, updates
+    line.end()
     dist.all_reduce(sums_B)
     if not torch.isfinite(sums_B).all():
         raise _non_finite("the loss", step, batches, torch.nonzero(~torch.isfinite(sums_B)).flatten().tolist())
-    norm = None if settings.zero else _norm(engine.module)
+    norm = None if settings.zero else _norm(line)
     loss = objectives.mean(sums_B, targets)
     bound = spikes.seen(loss)  # all ranks judge the same number alike
     with nullcontext() if bound is None else held(partition.base_optimizer(engine)):
@@ -200,20 +224,24 @@ def update(
     return loss, float(norm), {"bound": bound, "documents": named[:NAMED], "more": max(0, len(named) - NAMED)}
 
 
-def evaluate(engine: Any, objective: Objective, valid: Batch, run: Run, place: Place) -> Row:
+def evaluate(engine: Any, line: Line, objective: Objective, valid: Batch, run: Run, place: Place) -> Row:
     """The objective's measures of held-out rows, whatever ranks and micro-batches are."""
     settings, count = run.train, len(valid.tokens)
     observed_N: torch.Tensor | None = None
     engine.eval()
+    line.begin()
     with torch.no_grad():
         for lo in range(0, count, settings.micro_batch * place.replicas):
             here = slice(lo + place.replica * settings.micro_batch, min(count, lo + (place.replica + 1) * settings.micro_batch))
             idle = here.start >= here.stop
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
-            found = objective.observe(engine, on_device(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
-            observed_N = found.new_zeros((count, found.shape[1])) if observed_N is None else observed_N
+            found = objective.observe(line, on_device(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
+            if observed_N is None:
+                columns = line.summed(torch.tensor(found.shape[1] if place.speaks else 0, device=place.device))
+                observed_N = torch.zeros((count, int(columns)), device=place.device)
             if place.speaks and not idle:
                 observed_N[here] = found
+    line.end()
     engine.train()
     assert observed_N is not None
     dist.all_reduce(observed_N)
@@ -293,7 +321,7 @@ def _save(engine: Any, writer: Writer, run: Run, step: int, saved: Row, metrics:
         log.write({"event": "saved", "step": step, "stalled": time.perf_counter() - begun})
 
 
-def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
+def _finish(engine: Any, line: Line, run: Run, metrics: Row, place: Place) -> None:
     """Consolidated fp32 weights with config and tokenizer into model/, what an adapter has learnt into adapter/, then done.json.
 
     One parameter at a time is gathered from all ranks. A frozen one is taken from the start, to which it must still be equal: CheckpointError.
@@ -314,8 +342,10 @@ def _finish(engine: Any, run: Run, metrics: Row, place: Place) -> None:
             if not torch.equal(whole.cpu(), start[name].to(whole.dtype)):
                 raise CheckpointError(f"{name} is frozen and yet changed in training: the run is not to be used")
             state[name] = start[name].detach()
-        elif place.first:
+        elif place.rank < place.stages:
             state[name] = whole.to("cpu", torch.float32, copy=True)
+    if place.rank < place.stages:
+        line.collect(state)
     if place.first:
         sizes = [parameter.numel() for name, parameter in state.items() if name not in start or start[name].requires_grad]
         metrics = metrics | {"trained_parameters": sum(sizes), "parameters": sum(parameter.numel() for parameter in state.values())}
@@ -355,8 +385,8 @@ def _whole(parameter: Any, stage: int) -> torch.Tensor:
         return parameter.detach().clone()
 
 
-def _engine(run: Run, place: Place) -> Any:
-    """DeepSpeed's engine over the model that the run starts from."""
+def _engine(run: Run, place: Place) -> tuple[Any, Line]:
+    """DeepSpeed's engine over the model that the run starts from, or over a stage of it, and that engine among the other stages'."""
     settings = run.train
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(place.device.type == "cpu")
@@ -368,20 +398,25 @@ def _engine(run: Run, place: Place) -> Any:
     if place.sequence > 1:
         groups = [dist.new_group(range(lo, lo + place.sequence)) for lo in range(0, place.world, place.sequence)]
         model.share_rows(Parts(groups[place.replica], place.sequence, place.rank % place.sequence))
+    grid = pipeline.Grid(place.stages) if place.stages > 1 else None
+    if grid:
+        model.hold(pipeline.layers(run.model.layers, place.stages, place.stage))
+        for parameter in model.parameters():
+            parameter.model_parallel = True  # type: ignore[attr-defined]  # norms are then of all stages
     if settings.compile:
-        for block in model.blocks:
-            block.compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
+        for layer in model.layers:
+            model.blocks[layer].compile(dynamic=False)  # in place: names of parameters stay; alike, all blocks share one graph
     config = zero.deepspeed_config(settings, place.replicas, sum(p.numel() for p in model.parameters()), place.device.type == "cuda")
-    shared = deepspeed.utils.groups if place.tensor > 1 else None
-    if shared:
+    shared: Any = deepspeed.utils.groups if place.tensor > 1 else grid
+    if place.tensor > 1:
         shared._init_tp_mesh_device(tensor_model_parallel_size=place.tensor)
     optimizer = zero.optimizer(model.to(place.device), settings)
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, mpu=shared)[0]
-    if shared:
+    if place.tensor > 1:
         engine.first_dataloader_check.remove()  # it pickles the arguments of the first call, of which one is a function
     if settings.optimizer == "muon":
         partition.base_optimizer(engine).bind(partition.pieces(engine))
-    return engine
+    return engine, Line(engine, grid)
 
 
 def _start(run: Run) -> Transformer:
@@ -417,19 +452,37 @@ def _latest(directory: Path, fingerprint: str, place: Place) -> tuple[checkpoint
 def _cut(saved: Row) -> Row:
     """What decides how a checkpoint is cut into files. Ranks that read one cut as they would cut it themselves take their own files whole."""
     train = saved["run"]["train"]
-    return {"ranks": saved["world"], "zero": train["zero"], "tensor_parallel": train["tensor_parallel"]}
+    shared = {name: train[name] for name in ("tensor_parallel", "pipeline_parallel")}
+    return {"ranks": saved["world"], "zero": train["zero"], **shared}
+
+
+def _order(run: Run) -> list[str]:
+    """Names of all trained parameters as the optimizer of a whole model has them."""
+    with torch.device("meta"):
+        model = Transformer(run.model, run.vocab)
+        if isinstance(run.train.adapter, Lora):
+            adapters.attach(model, run.train.adapter, 0)
+    adapters.freeze(model, run.train.adapter)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names[parameter] for group in zero.optimizer(model, run.train).param_groups for parameter in group["params"]]
 
 
 def _replicas(run: Run) -> int:
     """How many have rows of their own among the ranks that torchrun started. Raises ConfigError if they or the model cannot be divided so."""
     world, model, settings = int(os.environ["WORLD_SIZE"]), run.model, run.train
-    for name, ranks in (("tensor_parallel", settings.tensor_parallel), ("sequence_parallel", settings.sequence_parallel)):
-        for what, count in (("ranks in all", world), ("model.kv_heads", model.kv_heads)):
+    if settings.pipeline_parallel > model.layers:
+        raise ConfigError(f"train.pipeline_parallel ({settings.pipeline_parallel}) exceeds model.layers ({model.layers}); lower it")
+    for name, ranks, heads in (
+        ("tensor_parallel", settings.tensor_parallel, model.kv_heads),
+        ("sequence_parallel", settings.sequence_parallel, model.kv_heads),
+        ("pipeline_parallel", settings.pipeline_parallel, 0),
+    ):
+        for what, count in (("ranks in all", world), ("model.kv_heads", heads)):
             if count % ranks:
                 raise ConfigError(f"train.{name} ({ranks}) must divide {what} ({count}); lower it")
     if model.ffn_width % settings.tensor_parallel:
         raise ConfigError(f"train.tensor_parallel ({settings.tensor_parallel}) must divide model.ffn_width ({model.ffn_width}); lower it")
-    return world // (settings.tensor_parallel * settings.sequence_parallel)
+    return world // (settings.tensor_parallel * settings.sequence_parallel * settings.pipeline_parallel)
 
 
 def _device(run: Run) -> torch.device:
@@ -460,11 +513,10 @@ def _deepspeed(device: torch.device, patience: timedelta) -> Any:
     return deepspeed
 
 
-def _norm(module: Any) -> float:
+def _norm(line: Line) -> float:
     """L2 norm of all gradients, already averaged over ranks. DeepSpeed gives none at stage 0."""
-    return float(
-        torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]))
-    )
+    found = [torch.linalg.vector_norm(p.grad) for p in line.module.parameters() if p.grad is not None]
+    return float(line.summed(torch.linalg.vector_norm(torch.stack(found)).square()).sqrt())
 
 
 def _mixed(*numbers: int) -> int:

@@ -72,13 +72,13 @@ def pieces(engine: Any) -> list[Piece]:
 
 
 @torch.no_grad()
-def restore(engine: Any, path: Path) -> None:
+def restore(engine: Any, path: Path, order: list[str]) -> None:
     """Weights and optimizer state of a checkpoint that any number of ranks at any stage wrote, into a new engine.
 
-    On every rank; takes memory for one parameter and its states. Raises CheckpointError if a parameter is missing or has another size.
+    On every rank; `order`: names of all trained parameters as the optimizer of a whole model has them. Takes memory for one parameter and its states. Raises CheckpointError if a parameter is missing or has another size.
     """
     place = pieces(engine)
-    saved = Saved(path, [piece.name for piece in place])
+    saved = Saved(path, order)
     state = base_optimizer(engine).state
     whole = hasattr(engine.optimizer, "checkpoint_event_prologue")
     if whole:
@@ -109,14 +109,16 @@ def restore(engine: Any, path: Path) -> None:
 
 
 class Saved:
-    """The states of each parameter in a checkpoint of DeepSpeed 0.19, its files mapped, not read. `order`: names as the optimizer has them."""
+    """The states of each parameter in a checkpoint of DeepSpeed 0.19, its files mapped, not read. `order`: names as the optimizer of a whole model
+    has them. Stages of a pipeline each have files of their own (mp_rank), with their parameters only."""
 
     def __init__(self, path: Path, order: list[str]):
         self._parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in order}
-        shards = sorted(path.glob("*zero_pp_rank_*_mp_rank_00_optim_states.pt"), key=_rank)
+        shards = sorted(path.glob("*zero_pp_rank_*_mp_rank_*_optim_states.pt"), key=_rank)
         try:
             if not shards:
-                self._stage_0(_mapped(path / "mp_rank_00_model_states.pt"), order)
+                for whole in list(path.glob("mp_rank_*_model_states.pt")) or [path / "mp_rank_00_model_states.pt"]:
+                    self._stage_0(_mapped(whole), order)
             for shard in shards:
                 held = _mapped(shard)["optimizer_state_dict"]
                 if "fp32_flat_groups" in held:
@@ -141,7 +143,7 @@ class Saved:
             self._parts[name].append({key: flat if key == "step" else flat.view(-1).narrow(0, begin, size) for key, flat in flats.items()})
 
     def _stage_0(self, held: dict[str, Any], order: list[str]) -> None:
-        for number, name in enumerate(order):
+        for number, name in enumerate(name for name in order if name in held["module"]):
             weight = held["module"][name]
             self._add(name, {WEIGHT: weight, **held["optimizer"]["state"][number]}, 0, weight.numel())
 

@@ -263,6 +263,8 @@ class Transformer(nn.Module):
         self.checkpointing = False
         """Compute the inside of each block again in backward (Chen et al. 2016)."""
         self.parts: Parts | None = None
+        self.layers = range(config.layers)
+        """Layers that are here: all, but for a stage of a pipeline."""
         self.tie()
 
     @property
@@ -279,6 +281,22 @@ class Transformer(nn.Module):
         """Make the output matrix the embedding matrix, if the config says so; again after weights were assigned rather than copied."""
         if self.config.tie_embeddings:
             self.output.weight = self.embed.weight
+
+    def hold(self, layers: range) -> None:
+        """Keep these layers only, as a stage of a pipeline: with the first one the embeddings, with the last one what makes logits.
+
+        A last stage whose output matrix is the embedding is lent it: `output.weight` is then no parameter.
+        """
+        self.layers, first, last = layers, layers.start == 0, layers.stop == self.config.layers
+        outside = [] if first else ["embed", "place", "types", "embed_norm", "prompt"]
+        outside += [] if last else ["norm", "head", "output", "pooler"]
+        if last and not first and self.config.tie_embeddings:
+            del self.output.weight
+        for name in outside:
+            setattr(self, name, None if getattr(self, name) is None else nn.Identity())
+        for layer in range(self.config.layers):
+            if layer not in layers:
+                self.blocks[layer] = nn.Identity()
 
     def share_rows(self, parts: Parts) -> None:
         """Work on a part of each row's tokens from now on, with other ranks: states, logits and what a head gets are of these."""
@@ -315,6 +333,7 @@ class Transformer(nn.Module):
         types_BT: Tensor | None = None,
         ahead_B: Tensor | None = None,
         head: Callable[[Tensor, nn.Module], Tensor] | None = None,
+        states_BTC: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V], or with `hidden` the states [B, T, C] of which `logits` makes them, and the pooler a vector a row, or what `head`
         makes of the states before the output matrix and of that matrix.
@@ -322,7 +341,8 @@ class Transformer(nn.Module):
         Under a head of labels or spans the logits are the scores of these, [B, T, labels]. tokens_BT: ids below `vocab`, or vocab + n for
         row n of a soft prompt. types_BT: their segments, None means 0, used by models that have types. documents_BT: integers; a token
         attends only to tokens of the same id (and, in a decoder, not later); None means one document a row. ahead_B: rows of a decoder, without
-        local layers or cache, whose tokens see later ones too. positions_BT: None counts from the start of each document, or from the end of the cache.
+        local layers or cache, whose tokens see later ones too. states_BTC: those that the layers before `layers` made of the tokens; layers
+        that are not the last return theirs. positions_BT: None counts from the start of each document, or from the end of the cache.
         Raises InputError if the sequence is longer than the context, or than the room left in the cache. The slots of a cache may outnumber
         the context, as long as no position does.
         """
@@ -338,31 +358,26 @@ class Transformer(nn.Module):
                 positions_BT = restart(documents_BT)
             else:
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
-        mask_B1TS = self._mask(documents_BT, cache, B, T, ahead_B)
-        local_B1TS = self._local(mask_B1TS, start, T)
+        mask_B1TS = self._mask(documents_BT, cache, tokens_BT, ahead_B)
+        local_B1TS = self._local(mask_B1TS, start, tokens_BT)
         tokens_BT, positions_BT = self.own(tokens_BT), self.own(positions_BT)
         types_BT = None if types_BT is None else self.own(types_BT)
-        x_BTC = self._embedded(tokens_BT)
-        if self.types is not None:
-            x_BTC = x_BTC + self.types(torch.zeros_like(tokens_BT) if types_BT is None else types_BT)
+        x_BTC = self._entered(tokens_BT, types_BT, positions_BT) if states_BTC is None else states_BTC
         rotary = None
         if self.config.positions == "rotary":
             phase_B1TD = angles(positions_BT, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling).repeat(1, 1, 2)[
                 :, None
             ]
             rotary = phase_B1TD.cos().to(x_BTC.dtype), phase_B1TD.sin().to(x_BTC.dtype)
-        elif self.place is not None:
-            x_BTC = x_BTC + self.place(positions_BT + self.config.position_offset)
-        else:  # §3.4 of the paper scales the embedding, so that sinusoids of size one do not drown it
-            x_BTC = x_BTC * math.sqrt(self.config.width) + sinusoids(positions_BT, self.config.width).to(x_BTC.dtype)
-        x_BTC = self.dropout(self.embed_norm(x_BTC))
-        for layer, block in enumerate(self.blocks):
+        for layer in self.layers:
             seen_B1TS = local_B1TS if self.config.attention[layer % len(self.config.attention)] == "local" else mask_B1TS
             inputs = (x_BTC, rotary, seen_B1TS, self.config.kind == "decoder" and seen_B1TS is None, cache)
             if self.checkpointing and torch.is_grad_enabled():
-                x_BTC = checkpoint(block, *inputs, use_reentrant=False)
+                x_BTC = checkpoint(self.blocks[layer], *inputs, use_reentrant=False)
             else:
-                x_BTC = block(*inputs)
+                x_BTC = self.blocks[layer](*inputs)
+        if self.layers.stop < self.config.layers:
+            return x_BTC
         if cache is not None:
             cache.length += T
         x_BTC = self.norm(x_BTC)
@@ -374,6 +389,17 @@ class Transformer(nn.Module):
         """Logits [..., V] of states [..., C]."""
         return self.output(self.head(states))
 
+    def _entered(self, tokens_BT: Tensor, types_BT: Tensor | None, positions_BT: Tensor) -> Tensor:
+        """Tokens, with types and positions where a table holds them, as the first layer gets them, [B, T, C]."""
+        x_BTC = self._embedded(tokens_BT)
+        if self.types is not None:
+            x_BTC = x_BTC + self.types(torch.zeros_like(tokens_BT) if types_BT is None else types_BT)
+        if self.place is not None:
+            x_BTC = x_BTC + self.place(positions_BT + self.config.position_offset)
+        elif self.config.positions == "sinusoidal":  # §3.4 of the paper scales the embedding, so that sinusoids of size one do not drown it
+            x_BTC = x_BTC * math.sqrt(self.config.width) + sinusoids(positions_BT, self.config.width).to(x_BTC.dtype)
+        return self.dropout(self.embed_norm(x_BTC))
+
     def _embedded(self, tokens_BT: Tensor) -> Tensor:
         if self.prompt is None:
             return self.embed(tokens_BT)
@@ -381,19 +407,22 @@ class Transformer(nn.Module):
         prompted_BTC = self.prompt((tokens_BT - self.vocab).clamp(min=0))
         return torch.where(soft_BT[..., None], prompted_BTC, self.embed(tokens_BT.where(~soft_BT, 0)))
 
-    def _mask(self, documents_BT: Tensor | None, cache: Cache | None, B: int, T: int, ahead_B: Tensor | None) -> Tensor | BlockMask | None:
+    def _mask(
+        self, documents_BT: Tensor | None, cache: Cache | None, tokens_BT: Tensor, ahead_B: Tensor | None
+    ) -> Tensor | BlockMask | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
 
         Training on a GPU gets the same as a BlockMask: the other's T² entries a row, read at every layer, would cost more than attention.
         It compiles for half a minute a shape, which calls of other lengths, as in evaluation, are not worth; nor does it know dropout.
         """
+        T = tokens_BT.shape[1]
         if cache is None and documents_BT is not None and documents_BT.is_cuda and self.training and self._flexible:
             return block_mask(documents_BT, self.config.kind == "decoder", ahead_B)
         if cache is None:
             if documents_BT is None:
                 if ahead_B is None:
                     return None
-                documents_BT = torch.zeros((B, T), device=self.embed.weight.device, dtype=torch.long)
+                documents_BT = torch.zeros_like(tokens_BT)
             keys_BS, start = documents_BT, 0
         else:
             start = cache.length
@@ -406,13 +435,12 @@ class Transformer(nn.Module):
             mask_BTS = mask_BTS & (before_BTS if ahead_B is None else before_BTS | ahead_B[:, None, None])
         return mask_BTS[:, None]
 
-    def _local(self, mask_B1TS: Tensor | BlockMask | None, start: int, T: int) -> Tensor | BlockMask | None:
+    def _local(self, mask_B1TS: Tensor | BlockMask | None, start: int, tokens_BT: Tensor) -> Tensor | BlockMask | None:
         """The mask of local layers: of what `mask_B1TS` shows, the last `window` slots; the same mask where all are within it."""
+        T = tokens_BT.shape[1]
         if "local" not in self.config.attention or isinstance(mask_B1TS, BlockMask) or start + T <= self.config.window:
             return mask_B1TS  # a BlockMask comes only where no layer is local
-        band_TS = (
-            torch.ones(T, start + T, device=self.embed.weight.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)
-        )
+        band_TS = torch.ones(T, start + T, device=tokens_BT.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)
         return band_TS[None, None] if mask_B1TS is None else mask_B1TS & band_TS
 
 

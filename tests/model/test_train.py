@@ -32,6 +32,7 @@ from model.config import (
     Run,
     Spans,
     TrainConfig,
+    bert,
     from_dict,
     gpt2,
     gpt_neo,
@@ -427,6 +428,41 @@ def test_two_ranks_that_share_each_row_agree_with_one_and_go_on_alone(data, shor
 
 
 @pytest.mark.full
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"zero": 1, "micro_batch": 2},
+        {"zero": 0, "micro_batch": 1, "checkpointing": True},
+        {"zero": 1, "micro_batch": 2, "precision": "bf16"},
+        {"zero": 1, "micro_batch": 2, "ranks": 4},
+        {"zero": 1, "micro_batch": 1, "ranks": 3, "stages": 3, "model": gpt2(32, 4, 4, 48, 64, 0.0)},
+        {"zero": 1, "micro_batch": 4, "model": replace(llama(32, 3, 4, 2, 48, 64), tie_embeddings=False)},
+        {"zero": 1, "micro_batch": 2, "objective": BERT, "model": bert(32, 2, 4, 48, 64, 0.0)},
+    ],
+)
+def test_ranks_that_hold_some_layers_each_agree_with_one_and_go_on_as_they_were_or_alone(data, short, tmp_path, change):
+    model, tolerance = change.pop("model", MODEL), 0.02 if "precision" in change else 1e-5
+    objective = change.get("objective", SHORT.objective)
+    train = replace(SHORT, **{"ranks": 2, "pipeline_parallel": change.pop("stages", 2)} | change)
+    alone = short
+    if model != MODEL:
+        alone = tmp_path / "alone"
+        go(a_run(data, alone, replace(SHORT, objective=objective), model))
+    go(a_run(data, tmp_path / "out", train, model))
+    legs = [train, replace(SHORT, precision=train.precision, objective=objective)] if train.ranks == 2 else []
+    for leg in legs:
+        path = again(tmp_path / "out", tmp_path / f"copy-{leg.ranks}", 6)
+        a_run(data, path.parent, leg, model)
+        assert go(path)[0]["step"] == 3
+    for out in [tmp_path / "out", *(tmp_path / f"copy-{leg.ranks}" for leg in legs)]:
+        assert losses(out, "batch") == losses(alone, "batch")
+        for name in ("loss", "grad_norm", "valid_loss", "valid_accuracy"):
+            assert losses(out, name) == pytest.approx(losses(alone, name), abs=tolerance)
+        ours, theirs = (families.load(folder / "model").state_dict() for folder in (out, alone))
+        assert all(torch.allclose(ours[name], theirs[name], atol=10 * tolerance) for name in theirs)
+
+
+@pytest.mark.full
 def test_a_checkpoint_of_shared_matrices_is_refused_where_they_are_shared_otherwise(data, short, tmp_path):
     path = again(short, tmp_path / "out", 6)
     a_run(data, path.parent, replace(SHORT, ranks=2, tensor_parallel=2))
@@ -630,7 +666,7 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage(data, whole, tmp_path)
     path = again(whole, tmp_path / "out", 80)
     a_run(data, path.parent, replace(TRAIN, ranks=2, micro_batch=2, zero=3))
     rows = go(path)
-    assert rows[0]["step"] == 70 and rows[0]["written_with"] == {"ranks": 1, "zero": 1, "tensor_parallel": 1}
+    assert rows[0]["step"] == 70 and rows[0]["written_with"] == {"ranks": 1, "zero": 1, "tensor_parallel": 1, "pipeline_parallel": 1}
     assert losses(path.parent, "batch") == losses(whole, "batch")
     for name in ("loss", "grad_norm", "valid_loss"):
         assert losses(path.parent, name) == pytest.approx(losses(whole, name), abs=1e-5)
@@ -671,7 +707,12 @@ def test_a_run_whose_ranks_and_stage_change_every_two_steps_is_as_an_undisturbed
         rows = go(a_run(data, out, replace(train, steps=2 * leg, zero=stage, ranks=ranks)))
         assert [row["step"] for row in rows if "loss" in row] == [2 * leg - 1, 2 * leg]
         if leg > 1:
-            assert rows[0]["written_with"] == dict(zip(("zero", "ranks", "tensor_parallel"), (*legs[leg - 2], 1), strict=True))
+            assert rows[0]["written_with"] == {
+                "zero": legs[leg - 2][0],
+                "ranks": legs[leg - 2][1],
+                "tensor_parallel": 1,
+                "pipeline_parallel": 1,
+            }
         if legs is LEGS and stage and ranks == 2:
             as_deepspeed_converts(out / "checkpoints" / checkpoint.step_name(2 * leg), tmp_path / f"universal-{leg}")
     assert losses(out) == pytest.approx(expected, abs=tolerance)

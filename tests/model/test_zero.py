@@ -110,6 +110,9 @@ def test_tensor_parallelism_divides_every_matrix_inside_blocks_and_nothing_else(
         ({"ranks": 2, "sequence_parallel": 2, "compile": True}, "without compile"),
         ({"ranks": 2, "sequence_parallel": 2, "objective": Contrastive("contrastive", "dropout", 0.05, "mean")}, "without an adapter"),
         ({"ranks": 2, "tensor_parallel": 2, "adapter": SoftPrompt("prompt", 4)}, "without an adapter"),
+        ({"ranks": 2, "pipeline_parallel": 2, "zero": 3}, "goes with zero=0 or 1"),
+        ({"ranks": 2, "pipeline_parallel": 2, "optimizer": "muon"}, "with optimizer=adamw"),
+        ({"ranks": 4, "pipeline_parallel": 2, "sequence_parallel": 2}, "sequence_parallel and pipeline_parallel do not go together"),
     ],
 )
 def test_what_does_not_go_with_shared_matrices_or_rows_is_refused(change, message):
