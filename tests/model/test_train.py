@@ -735,7 +735,7 @@ def as_deepspeed_converts(saved: Path, universal: Path) -> None:
 
 
 def test_a_folder_that_deepspeed_did_not_write_is_refused(tmp_path):
-    torch.save({"module": {}}, tmp_path / "mp_rank_00_model_states.pt")
+    torch.save({"module": {"embed.weight": torch.zeros(2)}}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(CheckpointError, match="is not laid out as DeepSpeed 0.19 lays out checkpoints"):
         partition.Saved(tmp_path, ["embed.weight"])
 
