@@ -146,9 +146,10 @@ def refresh(
     store: StoreOption = None,
     source: Annotated[Literal["common-crawl", "wikipedia"], typer.Option(help="What is asked for something new")] = "common-crawl",
 ) -> None:
-    """Publish the next version of a recipe's corpus from the newest snapshot or dumps, if no version holds them yet. A killed refresh goes on.
+    """Publish the next version of a recipe's corpus from the newest snapshot or dumps, or from those that are named, if no version holds them yet.
+    A killed refresh goes on.
 
-    Try: `ingot refresh small common_crawl.files=1`, `ingot refresh small --source wikipedia`
+    Try: `ingot refresh small common_crawl.files=1`, `ingot refresh small --source wikipedia`, `ingot refresh small common_crawl.snapshot=CC-MAIN-2026-38`
     """
     place = open_store(store)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")

@@ -41,7 +41,7 @@ NOTHING_NEW = "nothing new"
 
 @flow(name="refresh", flow_run_name="refresh common crawl")
 def common_crawl_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] = {}, store: str | None = None) -> str:  # noqa: B006
-    """The next corpus version from the newest Common Crawl snapshot.
+    """The next corpus version from the newest Common Crawl snapshot, or from the one that `set` names (common_crawl.snapshot), for a backfill.
 
     Args:
         recipe: the recipe whose corpus is refreshed; its file and byte budgets hold for the new snapshot.
@@ -51,7 +51,7 @@ def common_crawl_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] =
     build = start(recipes.small(), recipe, set, store, ())
     if build.recipe.common_crawl is None:
         raise ConfigError(f"recipe {build.recipe.name} has no common_crawl section to refresh")
-    newest = commoncrawl.latest(build.recipe.common_crawl, build.recipe.download)
+    newest = set.get("common_crawl.snapshot") or commoncrawl.latest(build.recipe.common_crawl, build.recipe.download)
     section = replace(build.recipe.common_crawl, snapshot=newest)
     build.recipe = replace(build.recipe, common_crawl=section, wikipedia=None, files=None, version=newest)
     return _refresh(build, [newest])
@@ -59,7 +59,7 @@ def common_crawl_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] =
 
 @flow(name="refresh", flow_run_name="refresh wikipedia")
 def wikipedia_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] = {}, store: str | None = None) -> str:  # noqa: B006
-    """The next corpus version from the newest dumps of the recipe's wikis.
+    """The next corpus version from the newest dumps of the recipe's wikis, or from those of the date that `set` names (wikipedia.date).
 
     Args:
         recipe: the recipe whose corpus is refreshed; its file and byte budgets hold for the new dumps.
@@ -69,7 +69,7 @@ def wikipedia_monthly(recipe: Recipe = recipes.small(), set: dict[str, Any] = {}
     build = start(recipes.small(), recipe, set, store, ())
     if build.recipe.wikipedia is None:
         raise ConfigError(f"recipe {build.recipe.name} has no wikipedia section to refresh")
-    newest = wikipedia.latest(build.recipe.wikipedia, build.recipe.download)
+    newest = set.get("wikipedia.date") or wikipedia.latest(build.recipe.wikipedia, build.recipe.download)
     section = replace(build.recipe.wikipedia, date=newest)
     build.recipe = replace(build.recipe, wikipedia=section, common_crawl=None, files=None, version=f"wikipedia-{newest}")
     return _refresh(build, [f"{wiki}-{newest}" for wiki in section.wikis])

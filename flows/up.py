@@ -1,6 +1,7 @@
 """`ingot up`: a Prefect server, an MLflow server and a worker under one supervisor in the foreground.
 
-Ports 4200 and 5000 unless given; state inside the store; a log file each in <store>/logs. Ctrl-C, SIGTERM or the death of one child ends them all.
+Ports 4200 and 5000 unless given; state inside the store, or in the databases that PREFECT_API_DATABASE_CONNECTION_URL and MLFLOW_BACKEND_STORE_URI name;
+a log file each in <store>/logs. Ctrl-C, SIGTERM or the death of one child ends them all.
 A kill -9 leaves nothing behind either: `up` is two processes, of which each ends everything when the other is gone.
 """
 
@@ -174,13 +175,17 @@ def services(
     python = sys.executable
     mlflow = store.home / "mlflow"  # where a run without a server records too
     mlflow.mkdir(parents=True, exist_ok=True)
-    databases.begin(Path(exports["PREFECT_HOME"]) / "prefect.db")
-    databases.begin(mlflow / "mlflow.db")
+    if "PREFECT_API_DATABASE_CONNECTION_URL" not in os.environ:
+        databases.begin(Path(exports["PREFECT_HOME"]) / "prefect.db")
+    backend = os.environ.get("MLFLOW_BACKEND_STORE_URI")
+    if not backend:
+        backend = f"sqlite:///{mlflow}/mlflow.db"
+        databases.begin(mlflow / "mlflow.db")
     try:
         children.start("prefect-server", python, "-m", "prefect", "server", "start", "--host", host, "--port", str(prefect_port))
         children.start(
             "mlflow-server", python, "-m", "mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{mlflow}/mlflow.db", "--default-artifact-root", str(mlflow / "artifacts"), "--no-serve-artifacts",
+            "--backend-store-uri", backend, "--default-artifact-root", str(mlflow / "artifacts"), "--no-serve-artifacts",
         )  # fmt: skip
         children.wait_for("prefect-server", f"http://{host}:{prefect_port}/api/health")
         say(f"Prefect server  http://{host}:{prefect_port}")

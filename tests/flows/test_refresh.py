@@ -201,15 +201,16 @@ def test_two_snapshots_make_two_versions_of_which_the_second_adds_what_is_new(pr
 
     already = len(published_events(prefect_server, 0))
 
-    def refresh() -> str:
-        return common_crawl_monthly(set=settings, store=store.url)
+    def refresh(**named: str) -> str:
+        return common_crawl_monthly(set=settings | {f"common_crawl.{name}": value for name, value in named.items()}, store=store.url)
 
     assert refresh() == f"corpora/news/{OLD}"
     assert refresh() == "nothing new"
     [first] = store.versions("corpora", "news")
     add_snapshot(host, NEW, warcs[1:])  # one file again, one that is new
+    assert refresh(snapshot=OLD) == "nothing new"
     assert refresh() == f"corpora/news/{NEW}"
-    assert refresh() == "nothing new"
+    assert refresh() == refresh(snapshot=NEW) == "nothing new"
     second = store.published("corpora", "news", NEW)
     assert second.parts[: len(first.parts)] == first.parts
     assert len(second.parts) == len(first.parts) + 1

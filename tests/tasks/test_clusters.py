@@ -4,6 +4,7 @@ Both run for real: a Ray cluster of two nodes' worth of processes, and Slurm's o
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -16,12 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from engines import hashes, place, run, tried
 
 from flows import recipes
+from model.config import Run, qwen3, to_dict
 from model.errors import ConfigError, InputError
+from model.shards import ShardWriter
+from model.tokenizer import save, train
 from tasks.corpus import commoncrawl, contamination, dedup, extract, files, quality
 from tasks.corpus import engine as engines
 from tasks.corpus.engine import EngineConfig, local
@@ -241,3 +246,31 @@ def test_a_cluster_that_does_not_answer_is_a_mistake_of_the_settings(environment
 def test_a_partition_that_is_not_there_is_told_in_the_words_of_slurm(slurm, store):
     with pytest.raises(ConfigError, match=r"(?s)sbatch refused the job.*engine\.partition.*[Ii]nvalid partition"):
         run(store, "none", replace(slurm, partition="elsewhere"))
+
+
+def test_a_job_of_slurm_trains_by_the_script_that_ships(slurm, tmp_path):
+    with ShardWriter(tmp_path / "train", np.uint16) as writer:
+        for number in range(20):
+            writer.add(np.append(np.arange(4, 60 + number), 0))
+    save(train(["some text"], 512), tmp_path / "tokenizer")
+    settings = recipes.train(4, 4, 32, 1e-3, 1, micro_batch=2, device="cpu")
+    run_ = Run(
+        data="stream", fingerprint="f" * 64, data_fingerprint="d" * 64, model=qwen3(32, 1, 2, 1, 32, 32), train=settings, vocab=512,
+        shards=(str(tmp_path / "train"),), valid=(), tokenizer=str(tmp_path / "tokenizer"), start=None, out=str(tmp_path / "out"),
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(to_dict(run_)))
+    script = TESTS.parent / "deploy" / "slurm" / "train.sbatch"
+    words = [
+        "sbatch",
+        "--wait",
+        "--nodes=1",
+        "--cpus-per-task=2",
+        f"--output={tmp_path}/log",
+        f"--export=ALL,INGOT_RANKS=2,INGOT_PORT={ports(1)[0]}",
+    ]
+    done = subprocess.run(
+        [*words, str(script), str(tmp_path / "out" / "run.json")], cwd=TESTS.parent, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
+    assert json.loads((tmp_path / "out" / "done.json").read_text())["step"] == 4
