@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -591,6 +591,41 @@ def models(
         f"Next: ingot trace {first.name}/{first.version}; ingot promote {first.name}/{first.version}; ingot rollback {first.name}",
         highlight=False,
     )
+
+
+@app.command("compare")
+def compare_models(
+    one: Annotated[str, typer.Argument(help="NAME/VERSION, NAME@ALIAS, or the address of a model's or an evaluate stage")],
+    other: Annotated[str, typer.Argument(help="The same, of what is compared with it")],
+    store: StoreOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the gains with their intervals here (.png, .svg)")] = None,
+) -> None:
+    """Two models' scores on the same items: differences with 95% intervals by a paired bootstrap, and which of them are more than noise.
+
+    Try: `ingot compare ingot-demo/1 ingot-demo@champion --plot gains.png`
+    """
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import compare, registry
+
+    made = [
+        place.need(name) if name.startswith("stages/") else registry.manifest_of(place, by_name("demo").register, name)
+        for name in (one, other)
+    ]
+    scored = compare.scored(place, made[0], made[1])
+    rows = compare.compare(place, *scored)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, right in (("score", False), (one, True), (other, True), ("difference", True), ("95% of it", True), ("verdict", False)):
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        between = f"{row.low:+.4f} to {row.high:+.4f}" if row.low is not None else ""
+        table.add_row(row.score, f"{row.one:.4f}", f"{row.other:.4f}", f"{row.other - row.one:+.4f}", between, row.verdict)
+    out.print(table)
+    counted = {verdict: sum(row.verdict == verdict for row in rows) for verdict in compare.SAID}
+    out.print(f"{other} is {', '.join(f'{verdict} in {count}' for verdict, count in counted.items())} of {sum(counted.values())} scores.")
+    if plot:
+        compare.figure(rows, (one, other)).savefig(plot)
+        out.print(f"Drawn: {plot}", highlight=False)
 
 
 @app.command()

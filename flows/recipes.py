@@ -179,7 +179,7 @@ def demo() -> Recipe:
         examples=FilesConfig(("finetune",), "CC0-1.0", "examples", "examples", str(SAMPLES)),
         finetune=train(400, 8, 128, 2e-3, 20, ranks=2, micro_batch=4, weight_decay=0.0),
         prompts=PromptsConfig("", (), 0, 0, 32),
-        evaluate=EvaluateConfig(("What is a lighthouse?", "What is paper made of?", "什么是灯塔？"), 64, 32),
+        evaluate=EvaluateConfig(("What is a lighthouse?", "What is paper made of?", "什么是灯塔？"), 64, (0, 3), 32),
         register=RegistryConfig("ingot-demo", "bits_per_byte", 0.0, "", "ingot"),
         engine=local(2, 300.0),
         keep_raw="all",
@@ -196,7 +196,7 @@ def tiny() -> Recipe:
         model=qwen3(width=32, layers=2, heads=2, kv_heads=1, ffn_width=64, context=128),
         pretrain=train(8, 4, 64, 3e-3, 2, ranks=1, save_every=3),
         finetune=train(6, 4, 128, 3e-3, 2, ranks=1, save_every=3, weight_decay=0.0),
-        evaluate=EvaluateConfig(("What is a lighthouse?", "什么是灯塔？"), 8, 64),
+        evaluate=EvaluateConfig(("What is a lighthouse?", "什么是灯塔？"), 8, (0, 3), 64),
         register=replace(d.register, model="ingot-tiny"),
     )
 

@@ -57,9 +57,10 @@ def card(
     begun = (
         f" It began as {family['adopt'][0].info['source']}, a model made elsewhere: its licence applies too." if "adopt" in family else ""
     )
-    scores, spread = evaluate.info["metrics"], evaluate.info.get("stderr", {})
+    scores, clean = evaluate.info["metrics"], evaluate.info.get("clean", {})
     books = [(m.stage, f"{m.seen:,}", f"{m.kept:,}", _reasons(m)) for m in passed]
-    figures = [(metric, f"{value:.4f}", _figure(spread, metric), _figure(champion, metric)) for metric, value in sorted(scores.items())]
+    bounds = {metric: f"{low:.4f} to {evaluate.info['high'][metric]:.4f}" for metric, low in evaluate.info.get("low", {}).items()}
+    figures = [(m, f"{value:.4f}", bounds.get(m, ""), _figure(clean, m), _figure(champion, m)) for m, value in sorted(scores.items())]
     shares = [_share(kind, facts) for m in family.get("encode", ()) for kind, facts in m.info["mixture"].items()]
     years = [f"{year} {count:,}" for m in family.get("encode", ()) for year, count in m.info["tokens_by_year"].items()]
     request = json.dumps({"inputs": [{"prompt": said[0]}]})
@@ -84,9 +85,10 @@ Tokens by year of the record, validation included: {", ".join(years)}.
 
 ## Scores
 
-{_table(("metric", "this model", "standard error", "champion"), "lrrr", figures)}
+{_table(("metric", "this model", "95% of it", "on clean items", "champion"), "lrrrr", figures)}
 
-Bits per byte and losses are better when lower, all else when higher. Scored on the recipe's own evaluation files.
+Bits per byte and losses are better when lower, all else when higher. Scored on the recipe's own evaluation files; 95% by resampling items; clean are \
+items of which nothing was in the corpus before it was cleaned, shown where that is not all of them.
 
 Asked “{said[0]}” it said:
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.compare import lower_is_better
 from tasks.corpus.manifest import Manifest
 from tasks.evaluate import EVALUATE
 from tasks.mlflow_client import is_lost
@@ -53,6 +54,6 @@ def gate(metric: str, margin: float, scores: Mapping[str, float], evaluation: st
     if metric not in champion.scores:
         return False, f"not comparable with {against}: it has no {metric}"
     theirs = champion.scores[metric]
-    gain = theirs - score if "bits_per_byte" in metric or "loss" in metric else score - theirs
+    gain = theirs - score if lower_is_better(metric) else score - theirs
     verdict = "better" if gain > margin else "not better"
     return gain > margin, f"{metric} {score:.4f} against {theirs:.4f} of {against}: {verdict} by more than {margin:g}"

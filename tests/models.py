@@ -16,7 +16,7 @@ EVAL = Path(__file__).parent / "samples" / "eval"
 ELSEWHERE = gpt2(width=32, layers=2, heads=4, ffn_width=48, context=128, dropout=0.0)
 SHAPE = qwen3(width=16, layers=1, heads=2, kv_heads=1, ffn_width=16, context=128)
 TEXTS = ["the lamp of the lighthouse was lit every night; what is a lighthouse? 灯塔的灯每夜点亮。"] * 5
-EVALUATE = EvaluateConfig(("What is a lighthouse?", "什么是灯塔？"), 4, 64)
+EVALUATE = EvaluateConfig(("What is a lighthouse?", "什么是灯塔？"), 4, (0, 2), 64)
 REGISTRY = RegistryConfig("ingot-test", "bits_per_byte", 0.0, "", "ingot")
 
 

@@ -1,6 +1,8 @@
 """The decontaminate stage: documents that hold pieces of an evaluation set out, each removal attributed to the set and the item.
 
-    run(store, recipe, config, {"dedup": …, "evaluation": …}, engine) -> manifest: documents- and rejects- parts; info: what each set removed
+    run(store, recipe, config, {"dedup": …, "evaluation": …}, engine) -> manifest: documents- and rejects- parts, overlaps.json; info: what each set removed
+
+overlaps.json: by set, the items that were found in any document before it was removed; the others are the clean subset of the set.
 
 Texts are normalised as for dedup (NFKC, case-folded, Chinese made Simplified) and read as two sequences, all else left out: words (runs of letters
 and digits, so that quotes and commas hide nothing) and CJK characters. Every run of `words` words, or of `characters` characters, of an item's text
@@ -15,7 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -29,7 +31,8 @@ from tasks.corpus.engine import EngineConfig, books, run_ranks
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.corpus.textnorm import CJK, normalise, simplify
 
-STAGE = Stage("decontaminate", 2)
+STAGE = Stage("decontaminate", 3)
+OVERLAPS = "overlaps.json"
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -71,33 +74,41 @@ def run(
 def _body(work: Work, config: DecontaminateConfig, engine: EngineConfig) -> Result:
     evaluation = work.inputs["evaluation"]
     files = [(f.path, str(work.store.path(evaluation, f))) for f in sorted(evaluation.files, key=lambda f: f.path)]
-    sets = [pair for pair in files if _stem(pair[0]) is not None]
+    sets = [pair for pair in files if set_name(pair[0]) is not None]
     needles = Needles.of(sets, config)
     parts = work.inputs["dedup"].parts()
     items = [{"path": str(work.store.path(work.inputs["dedup"], part)), "rows": part.rows, "evaluation": sets} for part in parts]
     summaries = run_ranks(work, f"{__name__}:decontaminate_rank", config, items, engine)
     hits: Counter[str] = Counter()
+    overlaps: dict[str, set[str]] = {set_name(name): set() for name, _ in sets}
     for summary in summaries:
+        for name, item in map(tuple, summary["info"]["items"]):
+            overlaps[name].add(item)
         hits.update(summary["info"]["hits"])
+    told = {name: sorted(found) for name, found in overlaps.items()}
+    (work.dir / OVERLAPS).write_text(json.dumps(told, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
     found = {
         name: {"items": sum(s == name for s, _ in needles.items), "silent": needles.silent[name], "documents": hits[name]}
         for name in sorted({s for s, _ in needles.items})
     }
-    return books(summaries, evaluation=found, not_read=[name for name, _ in files if _stem(name) is None])
+    made = books(summaries, evaluation=found, not_read=[name for name, _ in files if set_name(name) is None])
+    return replace(made, files=[*made.files, (OVERLAPS, None)])
 
 
 def decontaminate_rank(config: DecontaminateConfig, item: dict[str, Any], out: PartWriter) -> dict[str, Any]:
-    """Keep or reject the rows of one part. Returns how many documents each set is found in: one may hold items of several, its reason is the first's."""
+    """Keep or reject the rows of one part. Returns the items that were found, and how many documents each set is found in: one may hold items of several, its reason is the first's."""
     needles = _shared(tuple((name, path) for name, path in item["evaluation"]), config)
     hits: Counter[str] = Counter()
+    items: set[tuple[str, str]] = set()
     for row in read_rows([Path(item["path"])]):
         found = needles.found_in(row["text"])
         hits.update({name for name, _ in found})
+        items.update(found)
         if found:
             out.reject(row, f"contaminated_{found[0][0]}", found[0][1])
         else:
             out.keep(row)
-    return {"hits": hits}
+    return {"hits": hits, "items": sorted(items)}
 
 
 @lru_cache(maxsize=1)
@@ -124,7 +135,7 @@ class Needles:
         made = cls(config)
         for name, path in files:
             for number, item in _read(name, Path(path)):
-                made.add(_stem(name) or name, item_id(item, number), texts(item, f"{name} line {number}"))
+                made.add(set_name(name) or name, item_id(item, number), texts(item, f"{name} line {number}"))
         return made
 
     def add(self, name: str, item: str, texts: Sequence[str]) -> None:
@@ -220,7 +231,7 @@ def _read(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{name} cannot be read as JSON lines: {error}. Mend or replace the evaluation file.") from None
 
 
-def _stem(name: str) -> str | None:
+def set_name(name: str) -> Any:
     """The set's name in reasons: the file's, lower-cased, other signs as _; None for what is no JSON-lines file."""
     base = PurePosixPath(name).name.lower().removesuffix(".gz")
     return re.sub(r"[^a-z0-9]+", "_", base.removesuffix(".jsonl")).strip("_") if base.endswith(".jsonl") else None

@@ -14,13 +14,12 @@ Text: ../shared/data. Runs are launched as the pretrain stage launches them. Wit
 """
 
 import argparse
-import csv
 import gzip
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from flows import recipes
 from model import tokenizer as tokens
 from model.batches import NO_LOSS, Batches, Stream, held_out
 from model.config import Causal, Contrastive, Masked, ModelConfig, Objective, Run, TrainConfig, gpt2, qwen3, to_dict
+from model.evaluate import read_similarities
 from model.noise import Masking
 from model.shards import Shard, ShardWriter
 from model.train import launch
@@ -89,11 +89,11 @@ def sentences(folder: Path, given: argparse.Namespace) -> list[Figure]:
     """STS-B before and after contrastive training."""
     found = []
     for language, code in (("English", "en"), ("Chinese", "zh")):
-        train, dev = (scored(DATA / f"eval/stsb/data/stsb-{code}-{part}.csv") for part in ("train", "dev"))
+        train, dev = (read_similarities(DATA / f"eval/stsb/data/stsb-{code}-{part}.csv") for part in ("train", "dev"))
         train = train[:1500] if given.quick else train
-        words = tokens.train([text for one, other, _ in train for text in (one, other)], 2048)
-        alike = [text for one, other, score in train if score >= 4 for text in (one, other)]
-        every = sorted({text for one, other, _ in train for text in (one, other)})
+        words = tokens.train([row[key] for row in train for key in ("text_a", "text_b")], 2048)
+        alike = [row[key] for row in train if row["score"] >= 4 for key in ("text_a", "text_b")]
+        every = sorted({row[key] for row in train for key in ("text_a", "text_b")})
         for pairs, texts in (("labelled", alike), ("dropout", every)):
             place = folder / language / pairs
             shards(place, words, texts[200:], texts[:200])
@@ -203,13 +203,10 @@ def commonest(folder: Path, words: Any, wanted: TrainConfig) -> float:
     return float(np.bincount(targets).max() / len(targets))
 
 
-def likeness(folder: str | None, words: Any, pairs: Sequence[tuple[str, str, float]]) -> float:
+def likeness(folder: str | None, words: Any, pairs: Sequence[Mapping[str, Any]]) -> float:
     """Spearman correlation of cosines with scores, of a model directory or of fresh weights."""
-    import torch
-    from scipy.stats import spearmanr
-
     from model import families
-    from model.objectives import pool
+    from model.evaluate import similarity
     from model.transformer import Transformer
 
     if folder is None:
@@ -217,17 +214,7 @@ def likeness(folder: str | None, words: Any, pairs: Sequence[tuple[str, str, flo
         model.init_weights(1)
     else:
         model = families.load(folder)
-    model.eval()
-    vectors = []
-    with torch.no_grad():
-        for lo in range(0, len(pairs), 64):
-            ids = [tokens.encode(words, text)[: SENTENCES.context] for pair in pairs[lo : lo + 64] for text in pair[:2]]
-            length = max(map(len, ids))
-            rows = torch.tensor([[*one, *[tokens.PAD] * (length - len(one))] for one in ids])
-            documents = torch.tensor([[0] * len(one) + [-1] * (length - len(one)) for one in ids])
-            vectors.append(pool(model(rows, documents_BT=documents, hidden=True), documents, "mean").view(-1, 2, SENTENCES.width))
-    found = torch.cat(vectors)
-    return float(spearmanr(torch.cosine_similarity(found[:, 0], found[:, 1]).numpy(), [score for _, _, score in pairs]).statistic)
+    return similarity(model, words, {"stsb": pairs}, 64)["similarity"]
 
 
 def shards(folder: Path, words: Any, learnt: Iterable[str], kept: Iterable[str]) -> None:
@@ -263,12 +250,6 @@ def laws(given: argparse.Namespace) -> tuple[list[str], list[str]]:
     with gzip.open(DATA / "text/zh-laws.jsonl.gz", "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in lines][: 200 if given.quick else None]
     return [text for number, text in enumerate(texts) if number % 20], texts[::20]
-
-
-def scored(path: Path) -> list[tuple[str, str, float]]:
-    """STS-B: two sentences and how alike people found them, 0 to 5."""
-    with open(path, encoding="utf-8", newline="") as lines:
-        return [(one, other, float(score)) for one, other, score in csv.reader(lines)]
 
 
 if __name__ == "__main__":

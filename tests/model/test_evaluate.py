@@ -187,8 +187,9 @@ def write(path: Path, *lines: str) -> Path:
 
 def test_plain_and_zipped_files_are_read(tmp_path: Path) -> None:
     for name in ("x.jsonl", "x.jsonl.gz"):
-        assert evaluate.read_pairs(write(tmp_path / name, json.dumps(PAIR), "", json.dumps(PAIR))) == [PAIR, PAIR]
-        assert evaluate.read_choices(write(tmp_path / name, json.dumps(CHOICE))) == [CHOICE]
+        pairs = [PAIR | {"item": f"line {number}"} for number in (1, 3)]
+        assert evaluate.read_pairs(write(tmp_path / name, json.dumps(PAIR), "", json.dumps(PAIR))) == pairs
+        assert evaluate.read_choices(write(tmp_path / name, json.dumps(CHOICE | {"id": 7}))) == [CHOICE | {"id": 7, "item": "7"}]
 
 
 @pytest.mark.parametrize(
@@ -234,3 +235,58 @@ def test_every_real_set_is_read(words: Tokenizer) -> None:
         assert len(evaluate.read_choices(DATA / f"llm-foundry/{name}.jsonl.gz")) >= least
     with pytest.raises(InputError, match="query, choices, gold missing"):
         evaluate.read_choices(DATA / "llm-foundry/symbolic_problem_solving/svamp.jsonl.gz")
+
+
+def test_shots_stand_before_the_question_and_are_not_scored(model: Transformer, words: Tokenizer) -> None:
+    rows = [{"query": f"Question: lamp {n}", "choices": ["lit", "night"], "gold": n % 2} for n in range(4)]
+    result = evaluate.multiple_choice(model, words, {"set": rows}, shots=1)
+    assert set(result) >= {"choice_1shot/set", "choice_norm_1shot", "choice_1shot/set/chance"} and result["choice_1shot/set/n"] == 3
+    shown = "Question: lamp 0\nAnswer: lit\n\nQuestion: lamp 3\nAnswer:"
+    expected = []
+    for choice in (" lit", " night"):
+        before, ids = tokenizer.encode(words, shown), tokenizer.encode(words, choice)
+        if len(before) + len(ids) > model.room:  # the shot goes before the question loses anything
+            before = tokenizer.encode(words, shown.split("\n\n")[1])
+        expected.append(((*before, *ids), len(before)))
+    assert evaluate._question(rows[3], words, model.room, [shown.split("Question: lamp 3")[0]]) == expected
+    with pytest.raises(EmptyError, match="1 items are too few for 1 shots"):
+        evaluate.multiple_choice(model, words, {"set": rows[:1]}, shots=1)
+
+
+def test_similarity_is_the_rank_correlation_of_cosines_of_mean_states(model: Transformer, words: Tokenizer) -> None:
+    from scipy.stats import spearmanr
+
+    texts = ["the lamp", "every night", "灯塔", "the lighthouse was lit", "a", "night lamp"]
+    rows = [{"text_a": a, "text_b": b, "score": float(n % 7)} for n, (a, b) in enumerate((a, b) for a in texts for b in texts if a < b)]
+
+    def vector(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return model.eval()(torch.tensor([tokenizer.encode(words, text)]), hidden=True)[0].mean(0)
+
+    cosines = [float(torch.cosine_similarity(vector(row["text_a"]), vector(row["text_b"]), dim=0)) for row in rows]
+    found: list[evaluate.Item] = []
+    result = evaluate.similarity(model, words, {"set": rows}, batch=4, found=found)
+    assert [item.value for item in found] == pytest.approx(cosines, abs=1e-5)
+    assert result["similarity/set"] == pytest.approx(spearmanr(cosines, [row["score"] for row in rows]).statistic, abs=1e-6)
+    assert result["similarity"] == result["similarity/set"] and result["similarity/n"] == len(rows)
+
+
+def test_bits_per_byte_are_told_by_source_too(model: Transformer, words: Tokenizer) -> None:
+    rows = [{"text": "the lamp", "language": "en", "source": "books"}, {"text": "灯塔", "language": "zh", "source": "wikipedia"}]
+    result = evaluate.bits_per_byte(model, words, rows)
+    assert result["bits_per_byte/books"] == result["bits_per_byte/en"] and result["bits_per_byte/wikipedia/n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "one,two\n", "row 1: it must be two texts and a number"),
+        ("a.jsonl", '{"text_a": "x", "text_b": "y", "score": "5"}\n', "line 1: score"),
+    ],
+)
+def test_pairs_without_a_score_are_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        evaluate.read_similarities(tmp_path / name)
+    (tmp_path / "good.csv").write_text('"one, two",three,4.5\n')
+    assert evaluate.read_similarities(tmp_path / "good.csv") == [{"text_a": "one, two", "text_b": "three", "score": 4.5, "item": "line 1"}]
