@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -626,6 +626,48 @@ def compare_models(
     if plot:
         compare.figure(rows, (one, other)).savefig(plot)
         out.print(f"Drawn: {plot}", highlight=False)
+
+
+@app.command("lm-eval")
+def lm_eval_tasks(
+    model: Annotated[str, typer.Argument(help="NAME/VERSION, NAME@ALIAS, a training stage's address, or a model directory")],
+    tasks: Annotated[list[str], typer.Argument(help="Names of lm-evaluation-harness, as arc_easy")],
+    store: StoreOption = None,
+    include: Annotated[Path | None, typer.Option(help="Folder with task files (.yaml) of your own")] = None,
+    shots: Annotated[int | None, typer.Option(help="Solved examples before each question; default: the task's own")] = None,
+    limit: Annotated[int | None, typer.Option(help="Items of each task, for a first look")] = None,
+) -> None:
+    """Score a registered model on tasks of lm-evaluation-harness, whose datasets it fetches from the hub. Needs the extra `eval`.
+
+    Try: `ingot lm-eval ingot-demo@champion arc_easy --limit 100`
+    """
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise ConfigError("lm-evaluation-harness is not installed: pip install -c constraints.txt -e '.[eval]'") from None
+    from deploy.lm_eval_model import Model
+
+    folder = registry.resolve(place, by_name("demo").register, model)
+    manager = TaskManager(include_path=str(include) if include else None)
+    if unknown := sorted(set(tasks) - set(manager.all_tasks)):
+        raise NotFoundError(f"lm-evaluation-harness has no task {unknown[0]!r}; your own come by --include FOLDER")
+    result = simple_evaluate(Model(folder), tasks=tasks, task_manager=manager, num_fewshot=shots, limit=limit, log_samples=False)
+    assert result is not None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, right in (("task", False), ("metric", False), ("value", True), ("standard error", True)):
+        table.add_column(column, justify="right" if right else "left")
+    for task, scores in sorted(result["results"].items()):
+        for name, value in sorted(scores.items()):
+            metric, _, filtered = name.partition(",")
+            if isinstance(value, float) and not metric.endswith("_stderr"):
+                error = scores.get(f"{metric}_stderr,{filtered}")
+                table.add_row(task, metric, f"{value:.4f}", f"{error:.4f}" if isinstance(error, float) else "")
+    out.print(table)
 
 
 @app.command()

@@ -197,7 +197,7 @@ def embeddings(model: "Transformer", tokenizer: "Tokenizer", texts: Sequence[str
     import torch
     import torch.nn.functional as F
 
-    from model.generate import inference
+    from model.generate import evaluating
     from model.objectives import pool
     from model.tokenizer import PAD, encode
     from model.transformer import PADDING
@@ -205,7 +205,7 @@ def embeddings(model: "Transformer", tokenizer: "Tokenizer", texts: Sequence[str
     rows = [[*model.soft, *encode(tokenizer, text)[: model.room]] or [PAD] for text in texts]
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
     vectors_NC = torch.empty((len(rows), model.config.width))
-    with inference(model, tokenizer) as device:
+    with evaluating(model) as device:
         for begin in range(0, len(order), batch):
             here = order[begin : begin + batch]
             length = len(rows[here[0]])
@@ -239,7 +239,12 @@ def windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Sequence[Scored], batch: int) -> list[float]:
-    """Σ ln p(ids[t] | ids[:t]) for t ≥ first, for each (ids, first) in order. Sequences are at most a context long.
+    """Σ ln p(ids[t] | ids[:t]) for t ≥ first, for each (ids, first) in order. Sequences are at most a context long."""
+    return [score for score, _ in scored(model, tokenizer, sequences, batch)]
+
+
+def scored(model: "Transformer", tokenizer: "Tokenizer", sequences: Sequence[Scored], batch: int) -> list[tuple[float, bool]]:
+    """The same, and whether each of these tokens is the likeliest one.
 
     Equal sequences are computed once: in different batches they could differ by rounding, and a tie would be decided by it.
     """
@@ -249,7 +254,7 @@ def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Seq
     from model.generate import inference
     from model.tokenizer import PAD
 
-    scores: dict[Scored, float] = {}
+    scores: dict[Scored, tuple[float, bool]] = {}
     sequences = [((*model.soft, *ids), first + len(model.soft)) for ids, first in sequences]
     ordered = sorted(set(sequences), key=lambda one: (-len(one[0]), one))
     with inference(model, tokenizer) as device:
@@ -262,15 +267,18 @@ def log_likelihoods(model: "Transformer", tokenizer: "Tokenizer", sequences: Seq
             bounds_B2 = torch.tensor([(first, len(ids)) for ids, first in group], device=device)
             counted_BT = (places_T >= bounds_B2[:, :1]) & (places_T < bounds_B2[:, 1:])
             if length < 2:
-                scores |= dict.fromkeys(group, 0.0)
+                scores |= dict.fromkeys(group, (0.0, True))
                 continue
             hidden_NC = model(tokens_BT, hidden=True)[:, :-1][counted_BT]
             targets_N = tokens_BT[:, 1:][counted_BT]
             # in slices: logits of a whole batch over a large vocabulary would take gigabytes
             slices = zip(hidden_NC.split(1024), targets_N.split(1024), strict=True)
-            costs_N = torch.cat([F.cross_entropy(model.logits(h_NC).float(), t_N, reduction="none") for h_NC, t_N in slices])
-            parts = costs_N.double().cpu().split(counted_BT.sum(1).tolist())
-            scores |= {one: -float(part.sum()) for one, part in zip(group, parts, strict=True)}
+            found = []
+            for h_NC, t_N in slices:
+                logits_NV = model.logits(h_NC).float()
+                found.append(torch.stack((F.cross_entropy(logits_NV, t_N, reduction="none"), logits_NV.argmax(-1) == t_N), dim=1))
+            parts = torch.cat(found).double().cpu().split(counted_BT.sum(1).tolist())
+            scores |= {one: (-float(part[:, 0].sum()), bool(part[:, 1].all())) for one, part in zip(group, parts, strict=True)}
     return [scores[one] for one in sequences]
 
 

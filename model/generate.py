@@ -40,6 +40,13 @@ def inference(model: Transformer, tokenizer: "Tokenizer") -> Iterator[torch.devi
     if tokenizer.get_vocab_size() > model.vocab:
         sizes = f"the tokenizer has {tokenizer.get_vocab_size():,} tokens, the model rows for {model.vocab:,}"
         raise TokenizerError(f"{sizes}; use the tokenizer that lies beside the model")
+    with evaluating(model) as device:
+        yield device
+
+
+@contextmanager
+def evaluating(model: Transformer) -> Iterator[torch.device]:
+    """The same of any kind of model."""
     training = model.training
     model.eval()
     try:

@@ -176,7 +176,7 @@ def figure(table: Sequence[Difference], names: tuple[str, str]) -> Any:
         axes.plot(sign * (row.other - row.one), place, "o", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [row.score for row in shown])
-    axes.set_xlabel(f"gain of {names[1]} over {names[0]}, 95% of a paired bootstrap")
+    made.supxlabel(f"gain of {names[1]}\nover {names[0]}, 95% of a paired bootstrap", fontsize="medium")
     axes.grid(axis="x", alpha=0.3)
     return made
 
