@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from deploy import mlflow_package
 from model.config import STRICT, fingerprint, resource
-from model.errors import ConfigError, NotFoundError
+from model.errors import ConfigError, NotFoundError, ParityError
 from tasks import policy, tracking
 from tasks.card import card, counts, lineage, roomy
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, made_of, run_stage
@@ -36,6 +36,9 @@ PRINT = "ingot.fingerprint"
 """Tag of a version and of a logged model: the register stage that made it."""
 REIGN = "ingot.champions"
 """Tag of a registered model: the versions that became champion, in order, as JSON."""
+
+EXPORT = "ingot.export."
+"""Beginning of a version's tags that say of each format whether its export agrees with torch, and in what it does not."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def _register(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Map
         if champion is not None and champion.version == str(made.version):  # a killed run had moved the alias already
             wins, why = True, made.tags.get("ingot.gate", "is champion already")
         else:
+            if disagreeing(made):
+                wins, why = False, f"{why}; but {disagreeing(made)}"
             client.set_model_version_tag(config.model, made.version, "ingot.gate", why)
     client.set_registered_model_alias(config.model, "candidate", made.version)
     if wins:
@@ -271,14 +276,16 @@ def crown(client: Any, name: str, version: str) -> None:
 
 
 def promote(store: Store, config: RegistryConfig, reference: str) -> Any:
-    """Make name/version or name@alias champion whatever the gate says; its MLflow version. NotFoundError lists what there is."""
+    """Make name/version or name@alias champion whatever the scores say; its MLflow version. NotFoundError lists what there is, ParityError names an
+    export of it that disagrees."""
     made, client = _version(store, config, reference.removeprefix("models:/")), connect(tracking_uri(store, config))
+    _sound(made)
     crown(client, made.name, str(made.version))
     return made
 
 
 def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
-    """Give champion back to the version that had it before; that version. NotFoundError where nobody had."""
+    """Give champion back to the version that had it before; that version. NotFoundError where nobody had, ParityError where an export of it disagrees."""
     made, client = _version(store, config, f"{name}@champion"), connect(tracking_uri(store, config))
     reigned = _reigned(client, name)
     # said again after a kill between the two writes, the present champion is no longer in the list
@@ -287,9 +294,51 @@ def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
         raise NotFoundError(
             f"{name} version {made.version} is the first champion there was: promote another by `ingot promote {name}/VERSION`."
         )
+    last = client.get_model_version(name, before[-1])
+    _sound(last)
     client.set_registered_model_tag(name, REIGN, json.dumps(before))
     client.set_registered_model_alias(name, "champion", before[-1])
-    return client.get_model_version(name, before[-1])
+    return last
+
+
+def versions_of(store: Store, config: RegistryConfig, reference: str) -> list[Any]:
+    """The registered versions of a model named as for `resolve`: the one that is named, or those made of the training stage; none of a bare directory."""
+    uri = tracking_uri(store, config)
+    if (Path(reference) / "config.json").exists() or not _begun(uri):
+        return []
+    manifest, made = _made(store, config, reference)
+    if made is not None or manifest is None:
+        return [made]
+    with answering(uri):
+        return list(connect(uri).search_model_versions(f"tags.`ingot.model` = '{manifest.address}'"))
+
+
+def told(store: Store, config: RegistryConfig, versions: Sequence[Any], to: str, verdict: str, report: Path) -> None:
+    """Write what the gate found of an export: a tag of each version, and the report among the artifacts of its run."""
+    if not versions:
+        return
+    uri = tracking_uri(store, config)
+    with answering(uri):
+        client = connect(uri)
+        for made in versions:
+            client.log_artifact(made.run_id, str(report), f"exports/{to}")
+            client.set_model_version_tag(made.name, made.version, f"{EXPORT}{to}", verdict[:1000])
+
+
+def disagreeing(made: Any) -> str:
+    """Which exports of a version disagree, and in what; '' where none does."""
+    found = {key.removeprefix(EXPORT): value for key, value in sorted(made.tags.items()) if key.startswith(EXPORT)}
+    return "; ".join(f"its export to {to} {verdict}" for to, verdict in found.items() if verdict != "agrees")
+
+
+def _sound(made: Any) -> None:
+    """ParityError for a version that an export of it keeps from being champion."""
+    if wrong := disagreeing(made):
+        to = next(key for key in sorted(made.tags) if key.startswith(EXPORT) and made.tags[key] != "agrees").removeprefix(EXPORT)
+        raise ParityError(
+            f"{made.name} version {made.version} cannot become champion: {wrong}. Export it again (`ingot export {made.name}/{made.version} --to "
+            f"{to}`): it is free once that agrees. Until then promote another version."
+        )
 
 
 def _reigned(client: Any, name: str) -> list[str]:

@@ -1,0 +1,24 @@
+"""A model directory as transformers loads it with no code of ours: config, safetensors, tokenizer with its chat template, generation settings.
+
+export(model_directory, out_dir)
+AutoModelForCausalLM.from_pretrained(out_dir), AutoTokenizer.from_pretrained(out_dir)
+"""
+
+from pathlib import Path
+
+from model import families
+from model.errors import ConfigError
+from model.layouts import describing
+
+
+def export(directory: Path | str, out_dir: Path | str) -> None:
+    """Write the directory, weights in fp32. Raises ConfigError for a shape or a head that transformers has no class for, or that is not checked."""
+    model = families.load(directory)
+    if describing(model.config) is None:
+        raise ConfigError(f"{directory}: no family of transformers has this shape ({model.config.kind}); `--to onnx` takes it")
+    if model.config.labels:
+        raise ConfigError(
+            f"{directory} has a head of {model.config.head}: its export is not checked yet; copy the directory, it loads as it is"
+        )
+    families.save(model, model.config, model.vocab, out_dir)
+    families.copy_tokenizer(directory, out_dir)
