@@ -559,7 +559,7 @@ def models(
     name: Annotated[str, typer.Argument(help="Of this registered model only")] = "",
     store: StoreOption = None,
 ) -> None:
-    """Registered versions, newest first: aliases, size, corpus, and what the gate said of each."""
+    """Registered versions, newest first: aliases, size, corpus, what the gate said of each, and whether its exports agree with torch."""
     place = open_store(store)
     from flows.recipes import by_name
     from tasks import registry
@@ -576,6 +576,7 @@ def models(
         ("recipe", False),
         ("corpus", False),
         ("gate", False),
+        ("exports", False),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for version, aliases in found:
@@ -589,6 +590,9 @@ def models(
             tags.get("recipe", ""),
             tags.get("corpus", ""),
             tags.get("gate", ""),
+            "\n".join(
+                f"{key.removeprefix('export.')}: {value.split(':')[0]}" for key, value in sorted(tags.items()) if key.startswith("export.")
+            ),
         )
         table.add_row(*map(escape, told))
     out.print(table)
@@ -638,7 +642,7 @@ def promote(
     model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS")],
     store: StoreOption = None,
 ) -> None:
-    """Make a registered version champion, whatever the gate said of it. Try: `ingot promote ingot-demo@candidate`"""
+    """Make a registered version champion, whatever its scores, unless an export of it disagrees with torch. Try: `ingot promote ingot-demo@candidate`"""
     place = open_store(store)
     from flows.recipes import by_name
     from tasks import registry
