@@ -14,6 +14,8 @@ from model.layouts import describing
 def export(directory: Path | str, out_dir: Path | str) -> None:
     """Write the directory, weights in fp32. Raises ConfigError for a shape or a head that transformers has no class for, or that is not checked."""
     model = families.load(directory)
+    if model.config.prompt:
+        raise ConfigError(f"{directory} has a soft prompt, which is not exported yet; use the torch model")
     if describing(model.config) is None:
         raise ConfigError(f"{directory}: no family of transformers has this shape ({model.config.kind}); `--to onnx` takes it")
     if model.config.labels:

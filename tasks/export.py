@@ -29,7 +29,7 @@ class Exported:
     """Where it lies; PATH.refused if it disagrees."""
     report: "Report"
     versions: list[str]
-    """NAME/VERSION of the registered versions that were told."""
+    """NAME/VERSION of the registered versions of these weights, which were told."""
 
 
 def export(store: Store, config: RegistryConfig, reference: str, to: str, out: Path | None = None) -> Exported:
@@ -41,9 +41,8 @@ def export(store: Store, config: RegistryConfig, reference: str, to: str, out: P
 
     if to not in parity.FORMATS:
         raise ConfigError(f"--to {to}: there is {', '.join(parity.FORMATS)}")
-    folder, versions = registry.resolve(store, config, reference), registry.versions_of(store, config, reference)
-    named = [f"{version.name}/{version.version}" for version in versions]
-    path = (out or store.home / "exports" / _title(reference, named) / to).absolute()
+    folder, title, versions = registry.located(store, config, reference)
+    path = (out or store.home / "exports" / title / to).absolute()
     if path.exists() and not (path.is_dir() and ((path / parity.FILE).exists() or not any(path.iterdir()))):
         raise ConfigError(f"{path} holds something that is no export; choose another --out")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -59,7 +58,7 @@ def export(store: Store, config: RegistryConfig, reference: str, to: str, out: P
         _place(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Exported(path, report, named)
+    return Exported(path, report, [f"{made.name}/{made.version}" for made in versions])
 
 
 def _write(folder: Path, out: Path, to: str) -> None:
@@ -71,14 +70,6 @@ def _write(folder: Path, out: Path, to: str) -> None:
         export_gguf.export(folder, out)
     else:
         export_onnx.export(folder, out, "int8" if to == "onnx-int8" else "fp32")
-
-
-def _title(reference: str, named: list[str]) -> str:
-    """A folder's name for a model: NAME-VERSION, or the last word of its address or path that says more than `model`."""
-    if named and not reference.startswith("stages/"):
-        return named[0].replace("/", "-")
-    words = [word for word in Path(reference).absolute().parts if word != "model"]
-    return words[-1]
 
 
 def _place(scratch: Path, path: Path) -> None:

@@ -111,16 +111,19 @@ def _register(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Map
         )
     champion = standing(client, config.model, "champion")
     wins, why = gate(config.metric, config.margin, scores, evaluation_of(work.inputs["evaluation"]), champion)
+    exported = {
+        key: tag for same in _versions_of(client, work.inputs["model"].address) for key, tag in same.tags.items() if key.startswith(EXPORT)
+    }
+    if wins and (wrong := disagreeing(exported)):
+        wins, why = False, f"{why}; but the export to {' and '.join(f'{to} {verdict}' for to, verdict in wrong.items())}"
     made = registered(client, config.model, work.fingerprint)
     if made is None:
-        made = _make(work, config, tracker, {**made_by, "ingot.gate": why}, champion)
+        made = _make(work, config, tracker, {**made_by, **exported, "ingot.gate": why}, champion)
     else:
         tracker.adopt(REGISTER.name, made.run_id)
         if champion is not None and champion.version == str(made.version):  # a killed run had moved the alias already
             wins, why = True, made.tags.get("ingot.gate", "is champion already")
         else:
-            if disagreeing(made):
-                wins, why = False, f"{why}; but {disagreeing(made)}"
             client.set_model_version_tag(config.model, made.version, "ingot.gate", why)
     client.set_registered_model_alias(config.model, "candidate", made.version)
     if wins:
@@ -199,7 +202,25 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     directory itself. NotFoundError lists what there is."""
     if (Path(reference) / "config.json").exists():
         return Path(reference)
+    return _folder(store, config, *_made(store, config, reference))
+
+
+def located(store: Store, config: RegistryConfig, reference: str) -> tuple[Path, str, list[Any]]:
+    """The directory of a model named as for `resolve`, a title for it, and every registered version of the same weights; none of a bare directory."""
+    if (Path(reference) / "config.json").exists():
+        words = [word for word in Path(reference).absolute().parts if word != "model"]
+        return Path(reference), words[-1], []
     manifest, made = _made(store, config, reference)
+    address = manifest.address if manifest is not None else made.tags.get("ingot.model", "")
+    title = f"{made.name}-{made.version}" if made is not None else address.rsplit("/", 1)[-1]
+    folder, uri = _folder(store, config, manifest, made), tracking_uri(store, config)
+    if not address or not _begun(uri):
+        return folder, title, [made] if made is not None else []
+    with answering(uri):
+        return folder, title, _versions_of(connect(uri), address)
+
+
+def _folder(store: Store, config: RegistryConfig, manifest: Manifest | None, made: Any) -> Path:
     if manifest is not None:
         return model_directory(store, manifest)
     import mlflow
@@ -207,6 +228,12 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     uri = tracking_uri(store, config)
     with answering(uri), global_address(uri):
         return Path(mlflow.artifacts.download_artifacts(made.source)) / "artifacts" / "model"
+
+
+def _versions_of(client: Any, address: str) -> list[Any]:
+    """The registered versions whose weights a training stage left, oldest first."""
+    found = client.search_model_versions(f"tags.`ingot.model` = '{address}'")
+    return sorted(found, key=lambda made: (made.name, int(made.version)))
 
 
 def manifest_of(store: Store, config: RegistryConfig, reference: str) -> Manifest:
@@ -301,20 +328,8 @@ def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
     return last
 
 
-def versions_of(store: Store, config: RegistryConfig, reference: str) -> list[Any]:
-    """The registered versions of a model named as for `resolve`: the one that is named, or those made of the training stage; none of a bare directory."""
-    uri = tracking_uri(store, config)
-    if (Path(reference) / "config.json").exists() or not _begun(uri):
-        return []
-    manifest, made = _made(store, config, reference)
-    if made is not None or manifest is None:
-        return [made]
-    with answering(uri):
-        return list(connect(uri).search_model_versions(f"tags.`ingot.model` = '{manifest.address}'"))
-
-
 def told(store: Store, config: RegistryConfig, versions: Sequence[Any], to: str, verdict: str, report: Path) -> None:
-    """Write what the gate found of an export: a tag of each version, and the report among the artifacts of its run."""
+    """Write what the gate of exports found: a tag of each version, and the report among the artifacts of its run."""
     if not versions:
         return
     uri = tracking_uri(store, config)
@@ -325,19 +340,22 @@ def told(store: Store, config: RegistryConfig, versions: Sequence[Any], to: str,
             client.set_model_version_tag(made.name, made.version, f"{EXPORT}{to}", verdict[:1000])
 
 
-def disagreeing(made: Any) -> str:
-    """Which exports of a version disagree, and in what; '' where none does."""
-    found = {key.removeprefix(EXPORT): value for key, value in sorted(made.tags.items()) if key.startswith(EXPORT)}
-    return "; ".join(f"its export to {to} {verdict}" for to, verdict in found.items() if verdict != "agrees")
+def verdicts(tags: Mapping[str, str]) -> dict[str, str]:
+    """What the gate found of a version's exports, by format: agrees, or disagrees and in what."""
+    return {key.removeprefix(EXPORT): value for key, value in sorted(tags.items()) if key.startswith(EXPORT)}
+
+
+def disagreeing(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that do not agree."""
+    return {to: verdict for to, verdict in verdicts(tags).items() if verdict != "agrees"}
 
 
 def _sound(made: Any) -> None:
     """ParityError for a version that an export of it keeps from being champion."""
-    if wrong := disagreeing(made):
-        to = next(key for key in sorted(made.tags) if key.startswith(EXPORT) and made.tags[key] != "agrees").removeprefix(EXPORT)
+    for to, verdict in disagreeing(made.tags).items():
         raise ParityError(
-            f"{made.name} version {made.version} cannot become champion: {wrong}. Export it again (`ingot export {made.name}/{made.version} --to "
-            f"{to}`): it is free once that agrees. Until then promote another version."
+            f"{made.name} version {made.version} cannot become champion: its export to {to} {verdict}. Export it again (`ingot export "
+            f"{made.name}/{made.version} --to {to}`): it is free once that agrees. Until then promote another version."
         )
 
 

@@ -19,13 +19,13 @@ from tasks.mlflow_client import connect
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """A store with two registered versions of equal weights, the first of them champion."""
+    """A store with two registered versions, the first of them champion; and the stages of each."""
     folder = tmp_path_factory.mktemp("export")
     store = Store(folder / "store")
-    stages = models.chain(store, folder)
     scored_on = models.evaluation(store)
-    for score in (2.5, 2.6):
-        register(store, models.judged(store, stages, scored_on, bits_per_byte=score))
+    stages = [models.chain(store, folder, seed) for seed in (0, 2)]
+    for one, score in zip(stages, (2.5, 2.6), strict=True):
+        register(store, models.judged(store, one, scored_on, bits_per_byte=score))
     return store, stages
 
 
@@ -113,20 +113,23 @@ def test_neither_the_gate_nor_a_rollback_makes_a_version_champion_whose_export_d
     client = connect(registry.tracking_uri(store, models.REGISTRY))
     assert client.get_model_version_by_alias("ingot-test", "champion").version == 2
     client.delete_registered_model_alias("ingot-test", "champion")
-    address = version(store, 1).tags["ingot.address"]
-    store.remove(address)
-    again = register(store, models.judged(store, stages, models.evaluation(store), bits_per_byte=2.5))
-    assert again.info["version"] == "1" and again.info["champion"] is False
-    assert "first version" in again.info["why"] and "its export to gguf disagrees: tensors" in again.info["why"]
+    store.remove(version(store, 1).tags["ingot.address"])
+    for score, number in ((2.5, "1"), (2.4, "3")):  # version 1 again, then a new version of its weights
+        again = register(store, models.judged(store, stages[0], models.evaluation(store), bits_per_byte=score))
+        assert again.info["version"] == number and again.info["champion"] is False
+        assert "first version" in again.info["why"] and "but the export to gguf disagrees: tensors" in again.info["why"]
+        assert version(store, number).tags["ingot.export.gguf"].startswith("disagrees: tensors")
 
 
 def test_every_name_of_a_model_tells_the_versions_of_its_weights_and_a_directory_none(built, tmp_path):
     store, stages = built
-    by_address = export(store, stages["finetune"].address)
-    assert sorted(by_address.versions) == ["ingot-test/1", "ingot-test/2"] and by_address.path.parts[-2].startswith("test-")
-    folder = store.dir(stages["pretrain"].address) / "model"
+    register(store, models.judged(store, stages[0], models.evaluation(store), bits_per_byte=2.7))  # version 3 has the weights of 1
+    for name in (stages[0]["finetune"].address, "ingot-test/1", "ingot-test/3", "ingot-test@candidate"):
+        assert export(store, name).versions == ["ingot-test/1", "ingot-test/3"]
+    assert {path.name.split("-")[0] for path in (store.base / "exports").iterdir()} == {"test", "ingot"}
+    folder = store.dir(stages[0]["pretrain"].address) / "model"
     assert export(store, str(folder), "hf", tmp_path / "mine").versions == []
-    assert export(store, stages["pretrain"].address).versions == []
+    assert export(store, stages[0]["pretrain"].address).versions == []
     assert "ingot.export.hf" not in version(store, 1).tags
     with pytest.raises(NotFoundError, match="no model 'ingot-test/9'"):
         export(store, "ingot-test/9")
