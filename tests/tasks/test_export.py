@@ -19,13 +19,13 @@ from tasks.mlflow_client import connect
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """A store with two registered versions, the first of them champion; and the stages of each."""
+    """A store with two registered versions, the tuned model, which is champion, and the one before; and all stages."""
     folder = tmp_path_factory.mktemp("export")
     store = Store(folder / "store")
     scored_on = models.evaluation(store)
-    stages = [models.chain(store, folder, seed) for seed in (0, 2)]
-    for one, score in zip(stages, (2.5, 2.6), strict=True):
-        register(store, models.judged(store, one, scored_on, bits_per_byte=score))
+    stages = models.chain(store, folder)
+    for tuned, score in (("finetune", 2.5), ("pretrain", 2.6)):
+        register(store, models.judged(store, stages | {"finetune": stages[tuned]}, scored_on, bits_per_byte=score))
     return store, stages
 
 
@@ -115,7 +115,7 @@ def test_neither_the_gate_nor_a_rollback_makes_a_version_champion_whose_export_d
     client.delete_registered_model_alias("ingot-test", "champion")
     store.remove(version(store, 1).tags["ingot.address"])
     for score, number in ((2.5, "1"), (2.4, "3")):  # version 1 again, then a new version of its weights
-        again = register(store, models.judged(store, stages[0], models.evaluation(store), bits_per_byte=score))
+        again = register(store, models.judged(store, stages, models.evaluation(store), bits_per_byte=score))
         assert again.info["version"] == number and again.info["champion"] is False
         assert "first version" in again.info["why"] and "but the export to gguf disagrees: tensors" in again.info["why"]
         assert version(store, number).tags["ingot.export.gguf"].startswith("disagrees: tensors")
@@ -123,14 +123,13 @@ def test_neither_the_gate_nor_a_rollback_makes_a_version_champion_whose_export_d
 
 def test_every_name_of_a_model_tells_the_versions_of_its_weights_and_a_directory_none(built, tmp_path):
     store, stages = built
-    register(store, models.judged(store, stages[0], models.evaluation(store), bits_per_byte=2.7))  # version 3 has the weights of 1
-    for name in (stages[0]["finetune"].address, "ingot-test/1", "ingot-test/3", "ingot-test@candidate"):
+    register(store, models.judged(store, stages, models.evaluation(store), bits_per_byte=2.7))  # version 3 has the weights of 1
+    for name in (stages["finetune"].address, "ingot-test/1", "ingot-test/3", "ingot-test@candidate"):
         assert export(store, name).versions == ["ingot-test/1", "ingot-test/3"]
     assert {path.name.split("-")[0] for path in (store.base / "exports").iterdir()} == {"test", "ingot"}
-    folder = store.dir(stages[0]["pretrain"].address) / "model"
-    assert export(store, str(folder), "hf", tmp_path / "mine").versions == []
-    assert export(store, stages[0]["pretrain"].address).versions == []
-    assert "ingot.export.hf" not in version(store, 1).tags
+    folder = store.dir(stages["pretrain"].address) / "model"
+    assert export(store, str(folder), out=tmp_path / "mine").versions == [] and "ingot.export.gguf" not in version(store, 2).tags
+    assert export(store, stages["pretrain"].address).versions == ["ingot-test/2"]
     with pytest.raises(NotFoundError, match="no model 'ingot-test/9'"):
         export(store, "ingot-test/9")
 
