@@ -141,9 +141,7 @@ def compared(directory: Path | str, exported: Path | str) -> dict[str, str]:
     expected = {key: float(np.float32(value)) if isinstance(value, float) else value for key, value in expected.items()}
     wrong = [n for n in wanted.keys() | arrays.keys() if n not in wanted or n not in arrays or not np.array_equal(wanted[n], arrays[n])]
     other = [key for key in expected.keys() | fields.keys() if key not in expected or key not in fields or expected[key] != fields[key]]
-    return {
-        what: f"{len(names)} differ, first {sorted(names)[0]}" if names else "" for what, names in (("tensors", wrong), ("metadata", other))
-    }
+    return {what: f"{len(names)} differ, first {min(names)}" if names else "" for what, names in (("tensors", wrong), ("metadata", other))}
 
 
 def restored(exported: Path | str, config: ModelConfig) -> tuple[Transformer, "Tokenizer", tuple[int, ...], "PreTrainedTokenizerFast"]:

@@ -6,6 +6,8 @@ AutoModelForCausalLM.from_pretrained(out_dir), AutoTokenizer.from_pretrained(out
 
 from pathlib import Path
 
+import torch
+
 from model import families
 from model.errors import ConfigError
 from model.layouts import describing
@@ -24,3 +26,14 @@ def export(directory: Path | str, out_dir: Path | str) -> None:
         )
     families.save(model, model.config, model.vocab, out_dir)
     families.copy_tokenizer(directory, out_dir)
+
+
+def compared(directory: Path | str, exported: Path | str) -> dict[str, str]:
+    """Tensors that differ from the model directory's, bit for bit; '' where none does."""
+    wanted, found = families.load(directory).state_dict(), families.load(exported).state_dict()
+    wrong = [
+        name
+        for name in wanted.keys() | found.keys()
+        if name not in wanted or name not in found or not torch.equal(wanted[name], found[name])
+    ]
+    return {"tensors": f"{len(wrong)} differ, first {min(wrong)}" if wrong else ""}

@@ -55,6 +55,17 @@ def export(directory: Path | str, out_dir: Path | str, precision: Precision = "f
     return out_dir / "model.onnx"
 
 
+def compared(directory: Path | str, exported: Path | str, precision: Precision) -> dict[str, str]:
+    """Tensors and nodes of a file that differ from those that the model directory gives, bit for bit; '' where none does."""
+    import onnx
+
+    wanted, found = graph(families.load(directory), precision).graph, onnx.load(str(Path(exported) / "model.onnx")).graph
+    ours, theirs = ({one.name: (tuple(one.dims), one.data_type, one.raw_data) for one in made.initializer} for made in (wanted, found))
+    wrong = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    same = list(wanted.node) == list(found.node)
+    return {"tensors": f"{len(wrong)} differ, first {min(wrong)}" if wrong else "", "graph": "" if same else "other nodes"}
+
+
 def graph(model: Transformer, precision: Precision) -> "ModelProto":
     """The graph of a model in evaluation mode.
 

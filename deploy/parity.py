@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 
-from deploy import export_gguf, onnx_model
+from deploy import export_gguf, export_hf, export_onnx, onnx_model
 from model import families, tokenizer
 from model.config import ModelConfig
 from model.errors import IngotError
@@ -210,11 +210,8 @@ def check(directory: Path | str, exported: Path | str, kind: Format) -> Report:
     reference = Torch(model, spelling, (END_OF_TEXT, END_OF_TURN), _words(directory))
     checks: list[Check] = []
     try:
-        if kind == "gguf":
-            checks += [Check(what, not found, found or "as written") for what, found in export_gguf.compared(directory, exported).items()]
-            runner: Runner = Torch(*export_gguf.restored(exported, model.config))
-        else:
-            runner = HuggingFace(exported, model.config) if kind == "hf" else Onnx(exported)
+        checks += [Check(what, not wrong, wrong or "read back as written") for what, wrong in _compared(directory, exported, kind).items()]
+        runner = _runner(exported, kind, model.config)
         checks += _tokenizer(reference, runner)
         checks += (_decoder if model.config.kind == "decoder" else _encoder)(reference, runner, TOLERANCES[kind])
     except Exception as error:  # whatever another program makes of a damaged file
@@ -223,6 +220,21 @@ def check(directory: Path | str, exported: Path | str, kind: Format) -> Report:
     packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "onnxruntime", "gguf")}
     files = {path.name: _sha256(path) for path in sorted(exported.iterdir()) if path.name != FILE}
     return Report(kind, _sha256(directory / "model.safetensors"), files, TOLERANCES[kind], checks, packages)
+
+
+def _compared(directory: Path, exported: Path, kind: Format) -> dict[str, str]:
+    """What a file holds otherwise than the model directory gives it."""
+    if kind == "hf":
+        return export_hf.compared(directory, exported)
+    if kind == "gguf":
+        return export_gguf.compared(directory, exported)
+    return export_onnx.compared(directory, exported, "int8" if kind == "onnx-int8" else "fp32")
+
+
+def _runner(exported: Path, kind: Format, config: ModelConfig) -> Runner:
+    if kind == "hf":
+        return HuggingFace(exported, config)
+    return Torch(*export_gguf.restored(exported, config)) if kind == "gguf" else Onnx(exported)
 
 
 def keep(report: Report, exported: Path | str) -> Path:

@@ -11,6 +11,7 @@ from deploy import export_onnx, onnx_model
 from model import config as shapes
 from model import families, generate, tokenizer
 from model.errors import CheckpointError, ConfigError, InputError
+from model.objectives import pool
 from model.transformer import Transformer
 
 VOCAB = 320
@@ -84,7 +85,10 @@ def test_states_and_logits_of_padded_rows_equal_torchs_alone(tmp_path, name):
             expected = model(torch.tensor([row]), hidden=True)[0]
             np.testing.assert_allclose(states, expected.numpy(), atol=2e-5)
             np.testing.assert_allclose(logits, model.logits(expected).numpy(), atol=2e-5)
-    np.testing.assert_allclose(np.linalg.norm(onnx_model.embed(ours, PROMPTS), axis=-1), 1, rtol=1e-6)
+    for how in ("mean", "first"):
+        with torch.no_grad():
+            pooled = [pool(model(torch.tensor([row]), hidden=True), torch.zeros(1, len(row)), how)[0] for row in PROMPTS]
+        np.testing.assert_allclose(onnx_model.embed(ours, PROMPTS, how), torch.nn.functional.normalize(torch.stack(pooled)), atol=2e-6)
 
 
 @pytest.mark.parametrize("config", [DECODERS["qwen3"], DECODERS["llama"], BERT], ids=["tied", "own output", "encoder"])
@@ -127,3 +131,13 @@ def test_a_damaged_file_is_named(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match="holds no model"):
         onnx_model.load(tmp_path / "fp32")
+
+
+def test_weights_beyond_one_message_lie_beside_the_graph(tmp_path, words, monkeypatch):
+    monkeypatch.setattr(export_onnx, "FILE_LIMIT", 1000)
+    model = build(DECODERS["qwen3"])
+    ours = exported(tmp_path, model)
+    assert (tmp_path / "fp32" / "model.onnx.data").stat().st_size > 10 * (tmp_path / "fp32" / "model.onnx").stat().st_size
+    assert onnx_model.generate(ours, words, PROMPTS, 8, stop_ids=()) == generate.generate(model, words, PROMPTS, 8, stop_ids=())
+    tokenizer.save(words, tmp_path / "model")
+    assert export_onnx.compared(tmp_path / "model", tmp_path / "fp32", "fp32") == {"tensors": "", "graph": ""}

@@ -115,36 +115,60 @@ def test_an_answer_that_ends_by_itself_ends_in_every_format_and_a_lost_stop_is_n
     assert failed(model, out, to) >= {"end of turn", "writing"} - ({"writing"} if to == "onnx-int8" else set())
 
 
-def changed_weight(out, to):
-    """One weight of an export, changed."""
+def change_a_weight(out, to, by):
+    """One weight of an export, changed; in int8 by one step, or for a large change the scale of a norm."""
     if to == "hf":
         state = load_file(out / "model.safetensors")
-        state["model.layers.0.mlp.up_proj.weight"][3, 5] += 0.5
+        state["model.layers.0.mlp.up_proj.weight"][3, 5] += by
         save_file(state, out / "model.safetensors", {"format": "pt"})
     elif to == "gguf":
         _, arrays = export_gguf._read(out)
-        offset = (out / "model.gguf").read_bytes().index(np.array(arrays["blk.0.ffn_up.weight"]).tobytes())
-        with open(out / "model.gguf", "r+b") as file:
-            file.seek(offset + 4 * 7)
-            file.write(np.float32(0.7).tobytes())
+        weights = np.array(arrays["blk.0.ffn_up.weight"])
+        whole = (out / "model.gguf").read_bytes()
+        place = whole.index(weights.tobytes()) + 4 * 7
+        (out / "model.gguf").write_bytes(whole[:place] + np.float32(weights.flat[7] + by).tobytes() + whole[place + 4 :])
     else:
         graph = onnx.load(out / "model.onnx")
-        kind = "norm.weight" if to == "onnx-int8" else "blocks.0.ffn.down.turned"  # in int8 a single weight may be lost in rounding
-        tensor = next(one for one in graph.graph.initializer if one.name == kind)
+        name = "blocks.0.ffn.down.turned" if to == "onnx" else "norm.weight" if by > 0.1 else "blocks.0.ffn.down.int8"
+        tensor = next(one for one in graph.graph.initializer if one.name == name)
         array = np.array(numpy_helper.to_array(tensor))
-        array.flat[7] += 8.0 if to == "onnx-int8" else 0.5
+        array.flat[7] += by if to == "onnx" else 8 * by if by > 0.1 else 1
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         onnx.save(graph, out / "model.onnx")
 
 
+@pytest.mark.parametrize(("by", "named"), [(1e-4, {"tensors"}), (1.0, {"tensors", "logits"})], ids=["little", "much"])
 @pytest.mark.parametrize("to", parity.FORMATS)
-def test_one_changed_weight_is_caught(tmp_path, words, to):
+def test_one_changed_weight_is_caught(tmp_path, words, to, by, named):
     model = directory(tmp_path / "model", QWEN3, words)
     out = write(model, tmp_path / to, to)
-    changed_weight(out, to)
+    change_a_weight(out, to, by)
     report = parity.check(model, out, to)
-    assert {check.name for check in report.failed} >= {"logits"}
+    assert {check.name for check in report.failed} >= named
     assert report.verdict.startswith("disagrees: ") and json.loads(parity.keep(report, out).read_text())["agrees"] is False
+
+
+def test_a_changed_node_is_caught(tmp_path, words):
+    model = directory(tmp_path / "model", QWEN3, words)
+    out = write(model, tmp_path / "onnx", "onnx")
+    graph = onnx.load(out / "model.onnx")
+    next(node for node in graph.graph.node if node.op_type == "GroupQueryAttention").attribute[-1].i += 1
+    onnx.save(graph, out / "model.onnx")
+    assert "graph" in failed(model, out, "onnx")
+
+
+def test_an_exporter_that_is_wrong_itself_is_caught_by_what_is_said(tmp_path, words, monkeypatch):
+    model = directory(tmp_path / "model", QWEN3, words)
+    with monkeypatch.context() as patch:  # as if the writer took query heads for key heads: reading back finds nothing
+        patch.setitem(export_gguf.MODULES, "attention.q_norm", "attn_k_norm")
+        patch.setitem(export_gguf.MODULES, "attention.k_norm", "attn_q_norm")
+        out = write(model, tmp_path / "gguf", "gguf")
+    report = parity.check(model, out, "gguf")
+    assert {"tensors", "logits"} <= {check.name for check in report.failed}
+    with monkeypatch.context() as patch:
+        patch.setattr(export_onnx._Graph, "activated", lambda self, x: self.add("Relu", x))
+        out = write(model, tmp_path / "onnx", "onnx")
+        assert {"logits"} <= failed(model, out, "onnx") <= {"logits", "tokens", "writing"}
 
 
 def test_another_tokenizer_or_template_is_caught(tmp_path, words):
