@@ -81,8 +81,8 @@ class Report:
     """A verdict: of which weights, in which format, by which measure."""
 
     format: Format
-    model: str
-    """sha256 of the weights of the model directory."""
+    model: dict[str, str]
+    """sha256 of the files of the model directory."""
     files: dict[str, str]
     """sha256 of the export's files."""
     tolerance: Tolerance
@@ -218,8 +218,7 @@ def check(directory: Path | str, exported: Path | str, kind: Format) -> Report:
         said = " ".join(str(error).split())[:300]
         checks.append(Check("runs", False, said if isinstance(error, IngotError) else f"{type(error).__name__}: {said}"))
     packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "onnxruntime", "gguf")}
-    files = {path.name: _sha256(path) for path in sorted(exported.iterdir()) if path.name != FILE}
-    return Report(kind, _sha256(directory / "model.safetensors"), files, TOLERANCES[kind], checks, packages)
+    return Report(kind, _files(directory), _files(exported), TOLERANCES[kind], checks, packages)
 
 
 def _compared(directory: Path, exported: Path, kind: Format) -> dict[str, str]:
@@ -350,6 +349,10 @@ def _first(what: str, wrong: Sequence[str]) -> str:
     return f"{what} {len(wrong)}, first {wrong[0][:40]!r}" if wrong else ""
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _files(directory: Path) -> dict[str, str]:
+    """sha256 of each file but the verdict."""
+    found = {}
+    for path in sorted(path for path in directory.iterdir() if path.is_file() and path.name != FILE):
+        with open(path, "rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

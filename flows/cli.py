@@ -630,7 +630,8 @@ def export(
     if not made.report.agrees:
         raise ParityError(
             f"the export to {to} disagrees with torch in {', '.join(check.name for check in made.report.failed)} and does not count. It lies in "
-            f"{made.path} with its report, parity.json, to look at.{told}" + (" That version cannot become champion." if told else "")
+            f"{made.path} with its report, parity.json, to look at. Mend the "
+            f"export, or take another format.{told}" + (" No version of these weights becomes champion until it agrees." if told else "")
         )
     size = sum(file.stat().st_size for file in made.path.iterdir())
     out.print(f"{made.path}: {size:,} bytes, all checks agree; the report is parity.json beside it.{told}", highlight=False, soft_wrap=True)
