@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import models
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +14,8 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from deploy import export_gguf, export_hf, export_onnx, parity
+from model import adopt, families, tokenizer
 from model import config as shapes
-from model import families, tokenizer
 from model.errors import ConfigError, TokenizerError
 from model.transformer import Transformer
 
@@ -246,3 +247,14 @@ def test_what_a_format_cannot_say_is_refused_with_another_way(tmp_path, words):
     (other / "tokenizer.json").write_text(json.dumps(whole))
     with pytest.raises(TokenizerError, match="no name for how this tokenizer cuts"):
         write(other, tmp_path / "gguf", "gguf")
+
+
+@pytest.mark.parametrize("to", [pytest.param("hf", marks=pytest.mark.full), "gguf"])
+def test_an_adopted_model_with_new_words_agrees(tmp_path, to):
+    adopt.adopt(models.elsewhere(tmp_path / "theirs", shapes.gpt2(**SIZES, dropout=0.0)), tmp_path / "model", ("lighthouse", "灯塔"))
+    report = parity.check(tmp_path / "model", write(tmp_path / "model", tmp_path / to, to), to)
+    assert report.agrees, report.verdict
+    if to == "gguf":
+        fields, _ = export_gguf._read(tmp_path / to)
+        kinds = dict(zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True))
+        assert fields["tokenizer.ggml.pre"] == "gpt-2" and {"<|im_end|>": 3, "灯塔": 4, "a": 1}.items() <= kinds.items()
