@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from flows import prefect_api
 from flows import up as supervisor
-from model.errors import ConfigError, IngotError, NotFoundError
+from model.errors import ConfigError, IngotError, NotFoundError, ParityError
 from tasks.corpus.manifest import Manifest, Store, collectable, free_bytes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -31,6 +31,13 @@ StoreOption = Annotated[str | None, typer.Option("--store", envvar="INGOT_STORE"
 Settings = Annotated[
     list[str] | None, typer.Argument(help="field=value, dotted: pretrain.steps=100 common_crawl.files=2", metavar="[FIELD=VALUE]…")
 ]
+NEXT = {
+    "hf": "python -c \"from transformers import AutoTokenizer, AutoModel as M; M.from_pretrained('{path}'), AutoTokenizer.from_pretrained('{path}')\"",
+    "onnx": "ingot export {model} --to onnx-int8 is about a quarter of the size",
+    "onnx-int8": "python -c \"from deploy.onnx_model import load; load('{path}')\"",
+    "gguf": "llama-cli -m {path}/model.gguf",
+}
+"""What to try with an export."""
 RecipeName = Annotated[str, typer.Argument(help="demo, tiny, small, base or roberta", metavar="RECIPE")]
 
 
@@ -553,7 +560,7 @@ def models(
     name: Annotated[str, typer.Argument(help="Of this registered model only")] = "",
     store: StoreOption = None,
 ) -> None:
-    """Registered versions, newest first: aliases, size, corpus, and what the gate said of each."""
+    """Registered versions, newest first: aliases, size, corpus, what the gate said of each, and whether its exports agree with torch."""
     place = open_store(store)
     from flows.recipes import by_name
     from tasks import registry
@@ -570,6 +577,7 @@ def models(
         ("recipe", False),
         ("corpus", False),
         ("gate", False),
+        ("exports", False),
     ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for version, aliases in found:
@@ -583,6 +591,9 @@ def models(
             tags.get("recipe", ""),
             tags.get("corpus", ""),
             tags.get("gate", ""),
+            "\n".join(
+                f"{key.removeprefix('export.')}: {value.split(':')[0]}" for key, value in sorted(tags.items()) if key.startswith("export.")
+            ),
         )
         table.add_row(*map(escape, told))
     out.print(table)
@@ -671,11 +682,46 @@ def lm_eval_tasks(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Registered name, name@alias, name/version, an address of the store, or a directory")],
+    to: Annotated[str, typer.Option(help="hf, onnx, onnx-int8 or gguf")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: exports/MODEL/FORMAT in the store")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a model for other programs, and compare it with torch before it counts: logits, greedy tokens, tokenizer, chat template, end of turn.
+
+    Try: `ingot export ingot-demo@champion --to onnx-int8`. A version with an export that disagrees cannot become champion.
+    """
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks.export import export as write
+
+    with err.status(f"writing {escape(to)} and comparing it with torch …"):
+        made = write(place, by_name("demo").register, model, to, out_dir)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("check", "", "found"):
+        table.add_column(name, overflow="fold")
+    for check in made.report.checks:
+        table.add_row(check.name, "agrees" if check.agrees else "[red]disagrees[/red]", escape(check.found))
+    out.print(table)
+    told = f" MLflow knows it of {', '.join(made.versions)}." if made.versions else ""
+    if not made.report.agrees:
+        raise ParityError(
+            f"the export to {to} disagrees with torch in {', '.join(check.name for check in made.report.failed)} and does not count. It lies in "
+            f"{made.path} with its report, parity.json, to look at. Mend the "
+            f"export, or take another format.{told}" + (" No version of these weights becomes champion until it agrees." if told else "")
+        )
+    size = sum(file.stat().st_size for file in made.path.iterdir())
+    out.print(f"{made.path}: {size:,} bytes, all checks agree; the report is parity.json beside it.{told}", highlight=False, soft_wrap=True)
+    out.print(f"Next: {NEXT[to].format(path=made.path, model=model)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def promote(
     model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS")],
     store: StoreOption = None,
 ) -> None:
-    """Make a registered version champion, whatever the gate said of it. Try: `ingot promote ingot-demo@candidate`"""
+    """Make a registered version champion, whatever its scores, unless an export of it disagrees with torch. Try: `ingot promote ingot-demo@candidate`"""
     place = open_store(store)
     from flows.recipes import by_name
     from tasks import registry

@@ -20,6 +20,7 @@ IngotError
     ├── TokenizerError        a tokenizer that does not fit the corpus or the model
     ├── CheckpointError       no usable checkpoint, or one of another run
     ├── NonFiniteError        the loss became NaN or infinite
+    ├── ParityError           an export answers otherwise than the model it was made of
     └── RoomError             a model, batch or length that memory cannot hold
 """
 
@@ -106,6 +107,10 @@ class CheckpointError(FatalError):
 
 class NonFiniteError(FatalError):
     """The loss or the gradient norm became NaN or infinite."""
+
+
+class ParityError(FatalError):
+    """An export answers otherwise than the model it was made of."""
 
 
 class RoomError(FatalError):

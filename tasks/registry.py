@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from deploy import mlflow_package
 from model.config import STRICT, fingerprint, resource
-from model.errors import ConfigError, NotFoundError
+from model.errors import ConfigError, NotFoundError, ParityError
 from tasks import policy, tracking
 from tasks.card import card, counts, lineage, roomy
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, made_of, run_stage
@@ -36,6 +36,9 @@ PRINT = "ingot.fingerprint"
 """Tag of a version and of a logged model: the register stage that made it."""
 REIGN = "ingot.champions"
 """Tag of a registered model: the versions that became champion, in order, as JSON."""
+
+EXPORT = "ingot.export."
+"""Beginning of a version's tags that say of each format whether its export agrees with torch, and in what it does not."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,14 @@ def _register(work: Work, config: RegistryConfig, tracker: Tracker, made_by: Map
         )
     champion = standing(client, config.model, "champion")
     wins, why = gate(config.metric, config.margin, scores, evaluation_of(work.inputs["evaluation"]), champion)
+    exported = {
+        key: tag for same in _versions_of(client, work.inputs["model"].address) for key, tag in same.tags.items() if key.startswith(EXPORT)
+    }
+    if wins and (wrong := disagreeing(exported)):
+        wins, why = False, f"{why}; but the export to {' and '.join(f'{to} {verdict}' for to, verdict in wrong.items())}"
     made = registered(client, config.model, work.fingerprint)
     if made is None:
-        made = _make(work, config, tracker, {**made_by, "ingot.gate": why}, champion)
+        made = _make(work, config, tracker, {**made_by, **exported, "ingot.gate": why}, champion)
     else:
         tracker.adopt(REGISTER.name, made.run_id)
         if champion is not None and champion.version == str(made.version):  # a killed run had moved the alias already
@@ -194,7 +202,25 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     directory itself. NotFoundError lists what there is."""
     if (Path(reference) / "config.json").exists():
         return Path(reference)
+    return _folder(store, config, *_made(store, config, reference))
+
+
+def located(store: Store, config: RegistryConfig, reference: str) -> tuple[Path, str, list[Any]]:
+    """The directory of a model named as for `resolve`, a title for it, and every registered version of the same weights; none of a bare directory."""
+    if (Path(reference) / "config.json").exists():
+        words = [word for word in Path(reference).absolute().parts if word != "model"]
+        return Path(reference), words[-1], []
     manifest, made = _made(store, config, reference)
+    address = manifest.address if manifest is not None else made.tags.get("ingot.model", "")
+    title = f"{made.name}-{made.version}" if made is not None else address.rsplit("/", 1)[-1]
+    folder, uri = _folder(store, config, manifest, made), tracking_uri(store, config)
+    if not address or not _begun(uri):
+        return folder, title, [made] if made is not None else []
+    with answering(uri):
+        return folder, title, _versions_of(connect(uri), address)
+
+
+def _folder(store: Store, config: RegistryConfig, manifest: Manifest | None, made: Any) -> Path:
     if manifest is not None:
         return model_directory(store, manifest)
     import mlflow
@@ -202,6 +228,12 @@ def resolve(store: Store, config: RegistryConfig, reference: str) -> Path:
     uri = tracking_uri(store, config)
     with answering(uri), global_address(uri):
         return Path(mlflow.artifacts.download_artifacts(made.source)) / "artifacts" / "model"
+
+
+def _versions_of(client: Any, address: str) -> list[Any]:
+    """The registered versions whose weights a training stage left, oldest first."""
+    found = client.search_model_versions(f"tags.`ingot.model` = '{address}'")
+    return sorted(found, key=lambda made: (made.name, int(made.version)))
 
 
 def manifest_of(store: Store, config: RegistryConfig, reference: str) -> Manifest:
@@ -271,14 +303,16 @@ def crown(client: Any, name: str, version: str) -> None:
 
 
 def promote(store: Store, config: RegistryConfig, reference: str) -> Any:
-    """Make name/version or name@alias champion whatever the gate says; its MLflow version. NotFoundError lists what there is."""
+    """Make name/version or name@alias champion whatever the scores say; its MLflow version. NotFoundError lists what there is, ParityError names an
+    export of it that disagrees."""
     made, client = _version(store, config, reference.removeprefix("models:/")), connect(tracking_uri(store, config))
+    _sound(made)
     crown(client, made.name, str(made.version))
     return made
 
 
 def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
-    """Give champion back to the version that had it before; that version. NotFoundError where nobody had."""
+    """Give champion back to the version that had it before; that version. NotFoundError where nobody had, ParityError where an export of it disagrees."""
     made, client = _version(store, config, f"{name}@champion"), connect(tracking_uri(store, config))
     reigned = _reigned(client, name)
     # said again after a kill between the two writes, the present champion is no longer in the list
@@ -287,9 +321,42 @@ def rollback(store: Store, config: RegistryConfig, name: str) -> Any:
         raise NotFoundError(
             f"{name} version {made.version} is the first champion there was: promote another by `ingot promote {name}/VERSION`."
         )
+    last = client.get_model_version(name, before[-1])
+    _sound(last)
     client.set_registered_model_tag(name, REIGN, json.dumps(before))
     client.set_registered_model_alias(name, "champion", before[-1])
-    return client.get_model_version(name, before[-1])
+    return last
+
+
+def told(store: Store, config: RegistryConfig, versions: Sequence[Any], to: str, verdict: str, report: Path) -> None:
+    """Write what the gate of exports found: a tag of each version, and the report among the artifacts of its run."""
+    if not versions:
+        return
+    uri = tracking_uri(store, config)
+    with answering(uri):
+        client = connect(uri)
+        for made in versions:
+            client.log_artifact(made.run_id, str(report), f"exports/{to}")
+            client.set_model_version_tag(made.name, made.version, f"{EXPORT}{to}", verdict[:1000])
+
+
+def verdicts(tags: Mapping[str, str]) -> dict[str, str]:
+    """What the gate found of a version's exports, by format: agrees, or disagrees and in what."""
+    return {key.removeprefix(EXPORT): value for key, value in sorted(tags.items()) if key.startswith(EXPORT)}
+
+
+def disagreeing(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that do not agree."""
+    return {to: verdict for to, verdict in verdicts(tags).items() if verdict != "agrees"}
+
+
+def _sound(made: Any) -> None:
+    """ParityError for a version that an export of it keeps from being champion."""
+    for to, verdict in disagreeing(made.tags).items():
+        raise ParityError(
+            f"{made.name} version {made.version} cannot become champion: its export to {to} {verdict}. Export it again (`ingot export "
+            f"{made.name}/{made.version} --to {to}`): it is free once that agrees. Until then promote another version."
+        )
 
 
 def _reigned(client: Any, name: str) -> list[str]:
