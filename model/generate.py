@@ -132,7 +132,7 @@ def write(
     chosen: list[int] | None = None
     for step in range(max(limits)):
         logits_BV = advance(chosen)[:, : tokenizer.get_vocab_size()].float()
-        chosen = _choose(logits_BV, temperature, top_p, [float(row[step]) for row in draws])
+        chosen = choose(logits_BV, temperature, top_p, [float(row[step]) for row in draws])
         for row, token in enumerate(chosen):
             if finished[row] is not None:
                 continue
@@ -161,7 +161,7 @@ def chat(
     return generate(model, tokenizer, [prompt], max_new, temperature, top_p, seed)[0]
 
 
-def _choose(logits_BV: Tensor, temperature: float, top_p: float, draws: list[float]) -> list[int]:
+def choose(logits_BV: Tensor, temperature: float, top_p: float, draws: list[float]) -> list[int]:
     """One token a row: the likeliest, or the one at which the cumulative probability, likeliest first, passes the row's draw in [0, 1)."""
     if temperature == 0:
         return logits_BV.argmax(-1).tolist()

@@ -51,6 +51,93 @@ class Cache:
         self.values_LBKSD[layer, :, :, self.length : end] = v_BKTD
         return self.keys_LBKSD[layer, :, :, :end], self.values_LBKSD[layer, :, :, :end]
 
+    def enter(self, tokens_BT: Tensor, documents_BT: Tensor | None) -> None:
+        """Before the first layer: these tokens come now."""
+        self._new = tokens_BT.shape[1]
+        self.documents_BS[:, self.length : self.length + self._new] = 0 if documents_BT is None else documents_BT
+
+    def mask(self, window: int = 0) -> Tensor | None:
+        """What the new tokens may see of the slots so far, theirs included, [B, 1, T, S]; with `window` only the last slots of that number.
+        None: as `is_causal` has it."""
+        keys_BS = self.documents_BS[:, : self.length + self._new]
+        before_TS = torch.ones(self._new, keys_BS.shape[1], device=keys_BS.device, dtype=torch.bool).tril(self.length)
+        if window:
+            before_TS = before_TS.triu(self.length + 1 - window)
+        return ((keys_BS[:, self.length :, None] == keys_BS[:, None, :]) & before_TS)[:, None]
+
+    def leave(self) -> None:
+        """After the last layer: all have stored them."""
+        self.length += self._new
+
+
+class Slots(Cache):
+    """Keys and values of rows that come, go and have lengths of their own: the first `count` rows are in use, which decode a token each at a time.
+
+    `begin` takes the next row for a prompt, all of it in the pass that follows; `end` gives a row back, into which the last one moves.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, length: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        super().__init__(config, rows, length, device, dtype)
+        self.lengths_B = torch.zeros(rows, device=device, dtype=torch.long)
+        self.count = 0
+        self._prompt = False
+
+    def begin(self) -> int:
+        """Number of the row that the prompt of the next pass, [1, T], is stored in."""
+        self._prompt, self.count = True, self.count + 1
+        self.lengths_B[self.count - 1] = 0
+        return self.count - 1
+
+    def end(self, row: int) -> int:
+        """Free a row; the number of the row that is now there instead (itself, if it was the last)."""
+        last = self.count - 1
+        size = int(self.lengths_B[last])
+        for held_LBKSD in (self.keys_LBKSD, self.values_LBKSD):
+            held_LBKSD[:, row, :, :size] = held_LBKSD[:, last, :, :size]
+        self.lengths_B[row] = self.lengths_B[last]
+        self.count = last
+        return last
+
+    def positions(self) -> Tensor:
+        """Place in its text of the token that each row gets in the next pass, [B, 1]."""
+        return self.lengths_B[: self.count, None].clone()
+
+    def enter(self, tokens_BT: Tensor, documents_BT: Tensor | None) -> None:
+        """As Cache."""
+        self._new = tokens_BT.shape[1]
+        self._longest = self._new if self._prompt else int(self.lengths_B[: self.count].max()) + 1
+
+    def mask(self, window: int = 0) -> Tensor | None:
+        """As Cache."""
+        slots_S = torch.arange(self._longest, device=self.lengths_B.device)
+        if self._prompt:
+            return (slots_S <= slots_S[:, None])[None, None].triu(1 - window) if 0 < window < self._new else None
+        lengths_B1 = self.lengths_B[: self.count, None]
+        seen_BS = slots_S <= lengths_B1
+        if window:
+            seen_BS = seen_BS & (slots_S > lengths_B1 - window)
+        return seen_BS[:, None, None]
+
+    def extend(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor]:
+        """As Cache."""
+        if self._prompt:
+            size = k_BKTD.shape[2]
+            self.keys_LBKSD[layer, self.count - 1, :, :size] = k_BKTD[0]
+            self.values_LBKSD[layer, self.count - 1, :, :size] = v_BKTD[0]
+            return k_BKTD, v_BKTD
+        rows_B, lengths_B = torch.arange(self.count, device=k_BKTD.device), self.lengths_B[: self.count]
+        self.keys_LBKSD[layer, rows_B, :, lengths_B] = k_BKTD[:, :, 0]
+        self.values_LBKSD[layer, rows_B, :, lengths_B] = v_BKTD[:, :, 0]
+        return self.keys_LBKSD[layer, : self.count, :, : self._longest], self.values_LBKSD[layer, : self.count, :, : self._longest]
+
+    def leave(self) -> None:
+        """As Cache."""
+        if self._prompt:
+            self.lengths_B[self.count - 1] = self._new
+            self._prompt = False
+        else:
+            self.lengths_B[: self.count] += 1
+
 
 def norm(config: ModelConfig, width: int) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019) over the last dimension."""
@@ -358,8 +445,12 @@ class Transformer(nn.Module):
                 positions_BT = restart(documents_BT)
             else:
                 positions_BT = torch.arange(start, start + T, device=tokens_BT.device).expand(B, T)
-        mask_B1TS = self._mask(documents_BT, cache, tokens_BT, ahead_B)
-        local_B1TS = self._local(mask_B1TS, start, tokens_BT)
+        if cache is None:
+            mask_B1TS = self._mask(documents_BT, tokens_BT, ahead_B)
+            local_B1TS = self._local(mask_B1TS, tokens_BT)
+        else:
+            cache.enter(tokens_BT, documents_BT)
+            mask_B1TS, local_B1TS = cache.mask(), cache.mask(self.config.window) if "local" in self.config.attention else None
         tokens_BT, positions_BT = self.own(tokens_BT), self.own(positions_BT)
         types_BT = None if types_BT is None else self.own(types_BT)
         x_BTC = self._entered(tokens_BT, types_BT, positions_BT) if states_BTC is None else states_BTC
@@ -379,7 +470,7 @@ class Transformer(nn.Module):
         if self.layers.stop < self.config.layers:
             return x_BTC
         if cache is not None:
-            cache.length += T
+            cache.leave()
         x_BTC = self.norm(x_BTC)
         if head is not None:
             return head(self.head(x_BTC), self.output)
@@ -407,40 +498,31 @@ class Transformer(nn.Module):
         prompted_BTC = self.prompt((tokens_BT - self.vocab).clamp(min=0))
         return torch.where(soft_BT[..., None], prompted_BTC, self.embed(tokens_BT.where(~soft_BT, 0)))
 
-    def _mask(
-        self, documents_BT: Tensor | None, cache: Cache | None, tokens_BT: Tensor, ahead_B: Tensor | None
-    ) -> Tensor | BlockMask | None:
+    def _mask(self, documents_BT: Tensor | None, tokens_BT: Tensor, ahead_B: Tensor | None) -> Tensor | BlockMask | None:
         """True where a query (dim 2) may see a key (dim 3), [B, 1, T, S]; None where `is_causal` or nothing at all says the same.
 
         Training on a GPU gets the same as a BlockMask: the other's T² entries a row, read at every layer, would cost more than attention.
         It compiles for half a minute a shape, which calls of other lengths, as in evaluation, are not worth; nor does it know dropout.
         """
         T = tokens_BT.shape[1]
-        if cache is None and documents_BT is not None and documents_BT.is_cuda and self.training and self._flexible:
+        if documents_BT is not None and documents_BT.is_cuda and self.training and self._flexible:
             return block_mask(documents_BT, self.config.kind == "decoder", ahead_B)
-        if cache is None:
-            if documents_BT is None:
-                if ahead_B is None:
-                    return None
-                documents_BT = torch.zeros_like(tokens_BT)
-            keys_BS, start = documents_BT, 0
-        else:
-            start = cache.length
-            cache.documents_BS[:, start : start + T] = 0 if documents_BT is None else documents_BT
-            keys_BS = cache.documents_BS[:, : start + T]
-            documents_BT = keys_BS[:, start:]
-        mask_BTS = documents_BT[:, :, None] == keys_BS[:, None, :]
+        if documents_BT is None:
+            if ahead_B is None:
+                return None
+            documents_BT = torch.zeros_like(tokens_BT)
+        mask_BTS = documents_BT[:, :, None] == documents_BT[:, None, :]
         if self.config.kind == "decoder":
-            before_BTS = torch.ones(T, start + T, device=mask_BTS.device, dtype=torch.bool).tril(start)[None]
+            before_BTS = torch.ones(T, T, device=mask_BTS.device, dtype=torch.bool).tril()[None]
             mask_BTS = mask_BTS & (before_BTS if ahead_B is None else before_BTS | ahead_B[:, None, None])
         return mask_BTS[:, None]
 
-    def _local(self, mask_B1TS: Tensor | BlockMask | None, start: int, tokens_BT: Tensor) -> Tensor | BlockMask | None:
-        """The mask of local layers: of what `mask_B1TS` shows, the last `window` slots; the same mask where all are within it."""
-        T = tokens_BT.shape[1]
-        if "local" not in self.config.attention or isinstance(mask_B1TS, BlockMask) or start + T <= self.config.window:
+    def _local(self, mask_B1TS: Tensor | BlockMask | None, tokens_BT: Tensor) -> Tensor | BlockMask | None:
+        """The mask of local layers: of what `mask_B1TS` shows, the last `window` tokens; the same mask where all are within it."""
+        T, window = tokens_BT.shape[1], self.config.window
+        if "local" not in self.config.attention or isinstance(mask_B1TS, BlockMask) or window >= T:
             return mask_B1TS  # a BlockMask comes only where no layer is local
-        band_TS = torch.ones(T, start + T, device=tokens_BT.device, dtype=torch.bool).tril(start).triu(start + 1 - self.config.window)
+        band_TS = torch.ones(T, T, device=tokens_BT.device, dtype=torch.bool).tril().triu(1 - window)
         return band_TS[None, None] if mask_B1TS is None else mask_B1TS & band_TS
 
 

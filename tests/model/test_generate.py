@@ -94,11 +94,11 @@ def test_a_seed_decides_samples_and_rows_differ(words: Tokenizer) -> None:
 def test_sampling_follows_the_probabilities_of_the_nucleus() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.5, 0.15, 0.25]]))
     grid = [(i + 0.5) / 1000 for i in range(1000)]
-    chosen = [generate._choose(logits, 1.0, 1.0, [draw])[0] for draw in grid]
+    chosen = [generate.choose(logits, 1.0, 1.0, [draw])[0] for draw in grid]
     assert [round(chosen.count(token) / 1000, 2) for token in range(4)] == [0.1, 0.5, 0.15, 0.25]
-    chosen = [generate._choose(logits, 1.0, 0.7, [draw])[0] for draw in grid]
+    chosen = [generate.choose(logits, 1.0, 0.7, [draw])[0] for draw in grid]
     assert [round(chosen.count(token) / 1000, 2) for token in range(4)] == [0.0, 0.67, 0.0, 0.33]
-    assert {generate._choose(logits, 1.0, 0.01, [draw])[0] for draw in grid} == {1}
+    assert {generate.choose(logits, 1.0, 0.01, [draw])[0] for draw in grid} == {1}
 
 
 def test_padding_rows_of_the_vocabulary_are_never_chosen(words: Tokenizer) -> None:
