@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|serve|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -602,6 +602,62 @@ def models(
         f"Next: ingot trace {first.name}/{first.version}; ingot promote {first.name}/{first.version}; ingot rollback {first.name}",
         highlight=False,
     )
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="NAME@ALIAS (followed when the alias moves), NAME/VERSION, an address of the store, a directory")
+    ] = "",
+    store: StoreOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = 8000,
+    api_key: Annotated[str, typer.Option(envvar="INGOT_API_KEY", help="Key that every caller must bring; empty: none")] = "",
+    slots: Annotated[int, typer.Option(min=1, help="Answers written at once")] = 16,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait for a place; more get 429")] = 64,
+    threads: Annotated[int, typer.Option(min=0, help="Processors of one step; 0: all")] = 0,
+) -> None:
+    """Serve a model to OpenAI's clients: chat, completions, embeddings, as a stream or at once. Without MODEL, the newest champion.
+
+    Try: `ingot serve ingot-demo@champion`, then `curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d
+    '{"messages": [{"role": "user", "content": "What is a lighthouse?"}]}'`
+    """
+    place = open_store(store)
+    from flows.recipes import by_name
+    from tasks import registry
+
+    config = by_name("demo").register
+    if not model:
+        champions = [made.name for made, aliases in registry.listed(place, config) if "champion" in aliases]
+        if not champions:
+            raise NotFoundError(
+                f"no champion is registered for {place.url}; `ingot run demo` makes one, or name a model: ingot serve MODEL"
+            )
+        model = f"{champions[0]}@champion"
+    supervisor.need_port(host, port, "--port")
+    with err.status(f"loading {escape(model)} …"):
+        import logging
+
+        import torch
+
+        from deploy import serve as server
+        from deploy.serving import Serving
+
+        if threads:
+            torch.set_num_threads(threads)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+        logging.getLogger("ingot.serve").setLevel(logging.INFO)
+        serving = Serving(lambda: registry.served(place, config, model), slots, waiting)
+    url, found = f"http://{host}:{port}", serving.current.found
+
+    def ready() -> None:
+        out.print(f"{found.title} at {url}" + (f", of {found.corpus}" if found.corpus else ""), highlight=False)
+        question = '{"messages": [{"role": "user", "content": "What is a lighthouse?"}], "temperature": 0}'
+        secret = " -H 'Authorization: Bearer KEY'" if api_key else ""
+        line = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{secret} -d '{question}'"
+        out.print(f"\n{line}\n\nCtrl-C stops it.", highlight=False, markup=False, soft_wrap=True)
+
+    server.run(serving, server.Limits(), host, port, api_key, ready)
 
 
 @app.command("compare")

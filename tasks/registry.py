@@ -20,6 +20,7 @@ from prefect import task
 from pydantic import Field
 
 from deploy import mlflow_package
+from deploy.found import Found
 from model.config import STRICT, fingerprint, resource
 from model.errors import ConfigError, NotFoundError, ParityError
 from tasks import policy, tracking
@@ -218,6 +219,20 @@ def located(store: Store, config: RegistryConfig, reference: str) -> tuple[Path,
         return folder, title, [made] if made is not None else []
     with answering(uri):
         return folder, title, _versions_of(connect(uri), address)
+
+
+def served(store: Store, config: RegistryConfig, reference: str) -> Found:
+    """What a server answers with for a model named as for `resolve`; asked again, it says where an alias points then. NotFoundError lists what there is."""
+    if (Path(reference) / "config.json").exists():
+        words = [word for word in Path(reference).absolute().parts if word != "model"]
+        return Found(words[-1], "", "", "", lambda: Path(reference))
+    manifest, made = _made(store, config, reference)
+    if made is None:
+        assert manifest is not None
+        return Found(reference.replace("/", "-"), "", "", "", lambda: model_directory(store, manifest))
+    uri = tracking_uri(store, config)
+    page = f"{uri}/#/models/{made.name}/versions/{made.version}" if uri.startswith("http") else ""
+    return Found(made.name, str(made.version), made.tags.get("ingot.corpus", ""), page, lambda: _folder(store, config, manifest, made))
 
 
 def _folder(store: Store, config: RegistryConfig, manifest: Manifest | None, made: Any) -> Path:
