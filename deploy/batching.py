@@ -201,6 +201,7 @@ class _Row:
         self._draws = np.random.default_rng([request.seed, 0]).random(most)
         self._text = ""
         self._told = 0
+        self._half: list[int] = []
         self._fresh: list[int] = []
         self._logprobs: list[Logprob] = []
 
@@ -209,19 +210,21 @@ class _Row:
 
     def add(self, token: int, logprob: Logprob | None) -> None:
         if token in (END_OF_TEXT, END_OF_TURN):
-            self._text, self.end = self.tokenizer.decode(self.tokens), "stop"
+            self._text, self.end = self._text + self.tokenizer.decode(self._half), "stop"
             return
         self.tokens.append(token)
         self._fresh.append(token)
+        self._half.append(token)
         if logprob:
             self._logprobs.append(logprob)
-        text = self.tokenizer.decode(self.tokens)
-        self._text = text[: len(text) - 1] if text.endswith("\ufffd") else text  # half a character: the next token may complete it
+        more = self.tokenizer.decode(self._half)
+        if not more.endswith("\ufffd"):  # else it may be half a character, which the next token completes
+            self._text, self._half = self._text + more, []
         places = [place for word in self.request.stop if (place := self._text.find(word, max(0, self._told - len(word)))) >= 0]
         if places:
             self._text, self.end = self._text[: min(places)], "stop"
         elif len(self.tokens) == self.most:
-            self._text, self.end = text, "length"
+            self._text, self.end = self._text + self.tokenizer.decode(self._half), "length"
         if self.end:
             return
         sure = len(self._text) - max((_overlap(self._text, word) for word in self.request.stop), default=0)
@@ -230,7 +233,7 @@ class _Row:
             self._told, self._fresh, self._logprobs = sure, [], []
 
     def finish(self, end: End, error: str) -> None:
-        text = self._text if self.end else self.tokenizer.decode(self.tokens)
+        text = self._text if self.end else self._text + self.tokenizer.decode(self._half)
         self.request.emit(Piece(text[self._told :], tuple(self._fresh), tuple(self._logprobs), end, error))
 
 

@@ -13,7 +13,6 @@ frees its row at the next step.
 import asyncio
 import base64
 import hmac
-import json
 import struct
 import time
 import uuid
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
+import orjson
 import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI
@@ -354,9 +354,9 @@ def application(serving: Serving, limits: Limits, key: str = "") -> FastAPI:
         choice: Callable[[int, Piece | None], dict[str, Any]],
         opening: bool = False,
     ) -> StreamingResponse:
-        async def events() -> AsyncIterator[str]:
-            def event(choices: list[dict[str, Any]], **more: Any) -> str:
-                return f"data: {json.dumps(frame | {'choices': choices} | more, ensure_ascii=False)}\n\n"
+        async def events() -> AsyncIterator[bytes]:
+            def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
+                return b"data: " + orjson.dumps(frame | {"choices": choices} | more) + b"\n\n"
 
             ready: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
 
@@ -375,7 +375,7 @@ def application(serving: Serving, limits: Limits, key: str = "") -> FastAPI:
                 while left:
                     number, piece = await ready.get()
                     if isinstance(piece, RefusalError):
-                        yield f"data: {json.dumps(piece.body)}\n\n"
+                        yield b"data: " + orjson.dumps(piece.body) + b"\n\n"
                         return
                     assert isinstance(piece, Piece)
                     left -= piece.end is not None
@@ -383,7 +383,7 @@ def application(serving: Serving, limits: Limits, key: str = "") -> FastAPI:
                 if (body.stream_options or {}).get("include_usage"):
                     counted = usage(sum(len(answer.wanted.ids) for answer in answers), sum(answer.tokens for answer in answers))
                     yield event([], usage=counted)
-                yield "data: [DONE]\n\n"
+                yield b"data: [DONE]\n\n"
             finally:
                 for answer, task in zip(answers, pumps, strict=True):
                     answer.wanted.cancel()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from deploy.batching import Engine, Request, collected
 from deploy.found import Found
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("ingot.serve")
 PROMPTS = ("What is a lighthouse?", "什么是灯塔？")
+ROWS = 16
+"""For which matrices are laid out."""
 TOKENS = 16
 """Compared of each."""
+APART = 1e-2
+"""Greatest difference of a logit that another layout of the matrices may make."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ def load(found: Found, slots: int, waiting: int) -> Loaded:
     words = tokenizer.load(folder)
     if model.config.kind != "decoder" or model.config.labels:
         return Loaded(found, model.eval(), words, None)
+    before = _logits(model, words)
+    pack(model)
+    if (apart := float((_logits(model, words) - before).abs().max())) > APART:
+        raise ParityError(f"with its matrices laid out for this processor the logits are {apart:.2g} off: this model is not served")
     engine = Engine(model, words, slots, max(waiting, len(PROMPTS)))
     try:
         prove(engine)
@@ -56,6 +65,35 @@ def load(found: Found, slots: int, waiting: int) -> Loaded:
         engine.close()
         raise
     return Loaded(found, model, words, engine)
+
+
+class Packed(nn.Module):
+    """A linear layer whose matrix is laid out as oneDNN reads it best, once: half the time for sixteen rows, where torch's own would lay it out anew."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = linear.bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
+
+
+def pack(model: Transformer) -> None:
+    """Lay out the matrices of a model in place, on a CPU and in fp32, where torch has oneDNN."""
+    weight = model.embed.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Packed(child))
+
+
+def _logits(model: Transformer, words: "Tokenizer") -> torch.Tensor:
+    ids, _ = tokenizer.render([{"role": "user", "content": PROMPTS[0]}], words, answer=True)
+    with generate.inference(model, words) as device:
+        return model(torch.tensor([ids[-model.room :]], device=device))
 
 
 def prove(engine: Engine) -> None:

@@ -233,6 +233,10 @@ class Attention(nn.Module):
             attend: Any = flex_attention if torch.compiler.is_compiling() else compiled(flex_attention)
             out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, block_mask=mask_B1TS, scale=self.scale, enable_gqa=self.group > 1)
             return self._out(out_BHTD)
+        if self.group > 1 and T == 1 and cache is not None:  # one token: its heads of a group stand where the tokens of a row would
+            grouped_BKGD = q_BHTD.reshape(B, -1, self.group, self.head_dim)
+            out_BKGD = F.scaled_dot_product_attention(grouped_BKGD, k_BKTD, v_BKTD, attn_mask=mask_B1TS, scale=self.scale)
+            return self._out(out_BKGD.reshape(B, -1, 1, self.head_dim))
         if self.group > 1:  # repeated by hand: with enable_gqa and a mask, SDPA falls back to its slow kernel on some devices
             k_BKTD, v_BKTD = k_BKTD.repeat_interleave(self.group, dim=1), v_BKTD.repeat_interleave(self.group, dim=1)
         dropout = self.dropout if self.training else 0.0
