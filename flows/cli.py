@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|sweep|plan|show|diff|report|trace|sample|models|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -200,6 +200,64 @@ def finetune(
     out.print(closing_table(result["manifests"]))
     out.print(score_table(result["metrics"]))
     out.print(f"\nNext:\n  ingot show {result['address']}", highlight=False, markup=False)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="field=a..b, field=a..b:log or field=a,b,c of model and pretrain span the space; field=value sets one", metavar="FIELD=…"
+        ),
+    ] = None,
+    store: StoreOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Points to try; a space of fewer choices is tried whole")] = 12,
+    parallel: Annotated[int, typer.Option(min=1, help="Trainings at a time")] = 1,
+    seeds: Annotated[int, typer.Option(min=0, help="Further seeds of the best and of the recipe's own settings, for the noise band")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="How many of the best are repeated")] = 2,
+    pruner: Annotated[Literal["median", "asha", "none"], typer.Option(help="What ends a trial early, by its validation loss")] = "median",
+    corpus: Annotated[str, typer.Option(help="A published corpus; default: the recipe's own, made if it is not there")] = "",
+) -> None:
+    """Try settings of pretraining, repeat the best with further seeds, and say whether the winner's lead is more than noise. A killed sweep goes on.
+
+    Try: `ingot sweep demo pretrain.lr=1e-4..1e-2:log pretrain.batch=8,16 model.width=64,128 --trials 12 --parallel 2 --seeds 3`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    from tasks.space import split, told
+
+    space, fixed = split(overrides(settings))
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import recipes
+        from flows import sweep as flow
+        from tasks import registry
+
+        base = recipes.by_name(recipe)
+        made = recipes.resolve(base, base, fixed)
+        flow.check(made, space)
+        registry.open_tracker(place, made.register, made.name, made.version)
+        ready()
+    with bars():
+        result = flow.named(recipe, space, fixed, corpus, trials, parallel, seeds, finalists, pruner, place.url)
+    done = place.need(result["address"])
+    out.print(closing_table(result["manifests"]))
+    out.print(sweep_table(done))
+    out.print(f"{done.info['verdict']['why']}\n\nNext:\n  ingot show {done.address}", highlight=False, markup=False)
+    words = told(fixed | done.info["best"]["settings"])
+    out.print(f"  ingot run {recipe} {words}", highlight=False, markup=False, soft_wrap=True)
+
+
+def sweep_table(manifest: Manifest) -> Table:
+    """The finalists of a sweep: settings, losses of further seeds as mean ± standard error, the best first."""
+    from tasks.report import finals
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "settings", "seeds", "valid_loss"):
+        table.add_column(name, justify="right" if name in ("seeds", "valid_loss") else "left", overflow="fold")
+    for row in finals(manifest):
+        table.add_row(*row)
+    return table
 
 
 def score_table(metrics: Mapping[str, float]) -> Table:

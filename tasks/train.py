@@ -17,7 +17,7 @@ from model.errors import ConfigError, EmptyError, InputError, TokenizerError
 from model.finetune import template_hash
 from tasks import policy
 from tasks.corpus.examples import read, shape_of
-from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
+from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.report import ended, watch
 
 PRETRAIN = Stage("pretrain", 1)
@@ -62,9 +62,23 @@ def pretrain(
 ) -> Manifest:
     """Train a model on token shards. Inputs: encode, tokenizer, and start for a model that is trained on."""
     with watch("pretrain") as progress:
-        return ended(
-            run_stage(store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row), progress, rebuild=rebuild)
-        )
+        return ended(pretrained(store, recipe, config, inputs, on_row, progress, rebuild))
+
+
+def pretrained(
+    store: Store,
+    recipe: str,
+    config: PretrainConfig,
+    inputs: Mapping[str, Manifest],
+    on_row: Callable[[Row], None],
+    progress: Progress,
+    rebuild: bool = False,
+    beside: int = 1,
+) -> Manifest:
+    """As the task, without Prefect; one of `beside` trainings that share this machine's cores."""
+    return run_stage(
+        store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row, beside), progress, rebuild=rebuild
+    )
 
 
 @task(name="finetune", **policy.COMPUTE)
@@ -78,7 +92,7 @@ def finetune(
         )
 
 
-def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None]) -> Result:
+def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None], beside: int) -> Result:
     encode, tokenizer = work.inputs["encode"], work.inputs["tokenizer"]
     if encode.info["tokenizer"] != tokenizer.info["tokenizer"]:
         raise TokenizerError(
@@ -94,7 +108,7 @@ def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None])
         start=str(_folder(work, "start", "model")) if "start" in work.inputs else None, out=str(work.dir),
     )  # fmt: skip
     sequences = config.train.steps * config.train.batch
-    return _train(work, run, on_row, sequences, sequences, {})
+    return _train(work, run, on_row, sequences, sequences, {}, beside)
 
 
 def _finetune(work: Work, made: FinetuneConfig, on_row: Callable[[Row], None]) -> Result:
@@ -181,7 +195,9 @@ def examples(store: Store, manifest: Manifest, objective: str = "causal", words:
             yield row
 
 
-def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int]) -> Result:
+def _train(
+    work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int], beside: int = 1
+) -> Result:
     from model.train import launch
 
     path = work.dir / "run.json"
@@ -199,6 +215,7 @@ def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept:
         timeout=run.train.timeout,
         on_metrics=row,
         cache=work.store.base / "extensions",
+        beside=beside,
     )
     done = json.loads((work.dir / "done.json").read_text())
     last = f"checkpoints/step-{run.train.steps:08d}"
