@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -19,7 +19,11 @@ from rich.table import Table
 from flows import prefect_api
 from flows import up as supervisor
 from model.errors import ConfigError, IngotError, NotFoundError
+from tasks import forecast
 from tasks.corpus.manifest import Manifest, Store, collectable, free_bytes
+
+if TYPE_CHECKING:
+    from flows.planning import Training
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 PLAIN = None if sys.stdout.isatty() else 140
@@ -315,22 +319,64 @@ def sample(
 
 
 @app.command()
-def plan(recipe: RecipeName, settings: Settings = None, store: StoreOption = None) -> None:
-    """What would run, what is complete, bytes needed and free. Exit status 1 when it cannot fit."""
+def plan(
+    recipe: RecipeName,
+    settings: Settings = None,
+    store: StoreOption = None,
+    price: Annotated[float, typer.Option(min=0, help="Per hour of a device, a GPU or this machine: adds the cost")] = 0.0,
+) -> None:
+    """What would run, what is complete, bytes needed and free; what training takes: memory by ZeRO stage, tokens, time. Exit status 1 when the disk is too small."""
     place = open_store(store)
     from flows import planning
 
-    steps = planning.plan(recipe, overrides(settings), place)
+    made = planning.plan(recipe, overrides(settings), place)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "state", "bytes", "where"):
         table.add_column(name, justify="right" if name == "bytes" else "left")
-    for step in steps:
+    for step in made.steps:
         table.add_row(step.stage, step.state, f"{step.bytes:,}", step.address)
     out.print(table)
-    needed = sum(step.bytes for step in steps if step.state != "complete")
+    for training in made.trainings:
+        training_table(training, price)
+    needed = sum(step.bytes for step in made.steps if step.state != "complete")
     out.print(f"needs about {needed:,} bytes; {free_bytes(place):,} free in {place.url}")
     planning.check(place, needed)
     out.print(f"Next: ingot run {recipe} {' '.join(settings or [])}", highlight=False)
+
+
+def training_table(training: "Training", price: float) -> None:
+    """What one training takes: bytes of a rank by ZeRO stage, the configured one marked; then tokens, FLOPs, time."""
+    made, work = training.forecast, training.forecast.work
+    columns = ("", "weights", "gradients", "optimizer", "buffers", "activations", "of these logits", "checkpointed", "peak of a rank")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{training.stage}: memory, MiB", title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left")
+    for stage, (kept, again) in training.stages.items():
+        cells = (
+            kept.weights + kept.gathered,
+            kept.gradients,
+            kept.optimizer,
+            kept.buffers,
+            kept.activations,
+            kept.logits,
+            again.activations,
+        )
+        peak = again.peak if training.train.checkpointing else kept.peak
+        mark = " ←" if stage == training.train.zero else ""
+        table.add_row(f"ZeRO {stage}{mark}", *(f"{size / 2**20:,.1f}" for size in (*cells, peak)))
+    out.print(table)
+    cost = f", cost {made.cost(price):,.2f}" if price else ""
+    out.print(
+        f"{work.parameters:,} parameters, {work.tokens:,} tokens, {work.flops:.3g} FLOP: {duration(made.seconds)} at {made.tokens_per_s:,.0f} tokens/s{cost}\n"
+        f"on {made.devices} × {made.device}, known by {made.by}\n",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    units = ((86400, "days"), (3600, "h"), (60, "min"))
+    return next((f"{seconds / size:,.1f} {name}" for size, name in units if seconds >= 2 * size), f"{seconds:,.1f} s")
 
 
 @app.command()
@@ -379,6 +425,10 @@ def show(
         return None
     manifest = place.need(address)
     out.print(closing_table([manifest]))
+    if line := forecast.told(manifest):
+        out.print(line, highlight=False, soft_wrap=True)
+    if manifest.stage == "sweep":
+        out.print(sweep_table(manifest), manifest.info["verdict"]["why"], highlight=False)
     out.print_json(data={"made_of": manifest.made_of, "inputs": manifest.inputs, "info": manifest.info, "about": manifest.about})
     files = Table("file", "rows", "bytes", "sha256", box=box.SIMPLE_HEAD, pad_edge=False)
     for file in manifest.files[:20]:

@@ -138,8 +138,13 @@ def told(point: Point) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a word of the command line; a number with digits enough to tell it again."""
-    return value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value, separators=(",", ":"))
+    """A value as a word of the command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def drawn(axis: Range, value: float) -> int | float:
+    """A number of a range with as many digits as a person would type, 4, so that it can be told and found again."""
+    return int(value) if axis.whole else min(max(float(f"{value:.4g}"), axis.low), axis.high)
 
 
 def grid(space: Space, most: int) -> list[dict[str, Any]] | None:
@@ -220,14 +225,10 @@ def _choices(word: str) -> list[str]:
 
 def _tried(space: Space) -> Iterator[dict[str, Any]]:
     """Every combination of choices and ends of ranges; of very many, some by lot."""
-    ends = [axis.values if isinstance(axis, Choices) else (_number(axis, axis.low), _number(axis, axis.high)) for axis in space.values()]
+    ends = [axis.values if isinstance(axis, Choices) else (drawn(axis, axis.low), drawn(axis, axis.high)) for axis in space.values()]
     if math.prod(map(len, ends)) <= MOST_CHECKED:
         points = list(itertools.product(*ends))
     else:
         chance = random.Random(0)
         points = [tuple(chance.choice(values) for values in ends) for _ in range(MOST_CHECKED)]
     yield from (dict(zip(space, point, strict=True)) for point in points)
-
-
-def _number(axis: Range, value: float) -> int | float:
-    return int(value) if axis.whole else value

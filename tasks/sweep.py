@@ -25,7 +25,7 @@ from tasks import policy, train
 from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, locked, made_of, run_stage, stage_address
 from tasks.curves import Row, curve
 from tasks.report import ended, watch
-from tasks.space import Point, Range, Sections, Space, grid, settled
+from tasks.space import Point, Range, Sections, Space, drawn, grid, settled
 from tasks.tracking import Tracker
 from tasks.train import PRETRAIN, PretrainConfig
 
@@ -60,6 +60,11 @@ class SweepConfig:
     """Further seeds of each; 0 repeats nothing, and then nothing is known of noise."""
     parallel: Annotated[int, Field(ge=1)] = resource()
     """Trainings at a time, which share this machine's cores."""
+
+    @property
+    def rungs(self) -> int:
+        """Validations of one trial."""
+        return self.pretrain.steps // self.pretrain.valid_every if self.pretrain.valid_every else 1
 
     @property
     def base(self) -> Sections:
@@ -157,7 +162,6 @@ class _Sweep:
         source = made_of(SWEEP, config, work.inputs)
         source["config"] = {name: value for name, value in source["config"].items() if name not in apart}
         self.name = f"{recipe}-{fingerprint(source)[:10]}"  # more trials, or more seeds, go on with the same study
-        self.rungs = config.pretrain.steps // config.pretrain.valid_every if config.pretrain.valid_every else 1
         self.stopped = False
 
     def run(self) -> Result:
@@ -239,7 +243,9 @@ class _Sweep:
                 raise StoppedError
             stream(row)
 
-        return trial.submit(self.work.store, self.recipe, config, self.work.inputs, name, self.rungs, judge, on_row, self.config.parallel)
+        return trial.submit(
+            self.work.store, self.recipe, config, self.work.inputs, name, self.config.rungs, judge, on_row, self.config.parallel
+        )
 
     def _repeat(self, best: "Sequence[optuna.trial.FrozenTrial]") -> list[Row]:
         """These and the recipe's own settings with further seeds, the best mean first. The losses that chose the best are left out: they were
@@ -312,10 +318,11 @@ def pruner(config: SweepConfig) -> "optuna.pruners.BasePruner":
     """What ends trials early."""
     import optuna
 
+    first = 1 + config.rungs // 5  # what is said of a trial before is said of its warm-up
     if config.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_min_trials=3)
+        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first, n_min_trials=3)
     if config.pruner == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
     return optuna.pruners.NopPruner()
 
 
@@ -375,15 +382,15 @@ def plots(study: "optuna.Study", trials: Sequence["optuna.trial.FrozenTrial"], f
     matplotlib.use("Agg")
     import optuna
     from matplotlib import pyplot
-    from optuna.visualization import matplotlib as drawn
+    from optuna.visualization import matplotlib as views
 
     shown = optuna.create_study(direction="minimize")
     shown.add_trials(whole)
     names = [name for name in whole[0].params if len({canonical(t.params[name]) for t in whole}) > 1]
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     figures = {
-        "importance.png": lambda: drawn.plot_param_importances(shown, evaluator=evaluator, params=names, target_name="valid_loss"),
-        "parallel.png": lambda: drawn.plot_parallel_coordinate(shown, params=names, target_name="valid_loss"),
+        "importance.png": lambda: views.plot_param_importances(shown, evaluator=evaluator, params=names, target_name="valid_loss"),
+        "parallel.png": lambda: views.plot_parallel_coordinate(shown, params=names, target_name="valid_loss"),
     }
     for name, draw in figures.items():
         figure = draw().figure
@@ -423,8 +430,8 @@ def _key(value: Any) -> Any:
 
 
 def _plain(axis: Any, key: Any) -> Any:
-    """The choice of a key; a number of a range as it is."""
-    return key if isinstance(axis, Range) else next(value for value in axis.values if _key(value) == key)
+    """The value that optuna's stands for."""
+    return drawn(axis, key) if isinstance(axis, Range) else next(value for value in axis.values if _key(value) == key)
 
 
 def _tell(study: "optuna.Study", one: "optuna.Trial", outcome: Outcome) -> None:

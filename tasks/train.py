@@ -15,7 +15,7 @@ from prefect import task
 from model.config import STRICT, ModelConfig, Run, TrainConfig, from_dict, to_dict
 from model.errors import ConfigError, EmptyError, InputError, TokenizerError
 from model.finetune import template_hash
-from tasks import policy
+from tasks import forecast, policy
 from tasks.corpus.examples import read, shape_of
 from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.report import ended, watch
@@ -200,6 +200,8 @@ def _train(
 ) -> Result:
     from model.train import launch
 
+    alone = beside == 1 and forecast.knows(run.train)  # trainings side by side slow one another
+    made = forecast.forecast(work.store, run.model, run.train, run.vocab, bool(run.valid)) if alone else None
     path = work.dir / "run.json"
     path.write_text(json.dumps(to_dict(run), indent=1))
 
@@ -227,9 +229,9 @@ def _train(
         *_tree(work.dir, "examples"),
         *_tree(work.dir, last),
     ]
-    return Result(
-        [(name, None) for name in names], seen, kept, rejected, {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"]}
-    )
+    rows = [json.loads(line) for line in (work.dir / "metrics.jsonl").read_text().splitlines()]
+    info = {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"], "ranks": run.train.ranks, "beside": beside}
+    return Result([(name, None) for name in names], seen, kept, rejected, info | forecast.record(made, rows, done["metrics"]))
 
 
 def _tree(root: Path, folder: str) -> list[str]:
