@@ -110,7 +110,7 @@ def memory(shape: ModelConfig, train: TrainConfig, vocab: int, cuda: bool = Fals
     gathered = word * min(n, GATHERED) if stage == 3 and shared else 0
     optimizer = moments * n if stage == 0 else (4 + moments) * own
     if stage == 0:
-        gradients, update, buffers = 4 * n, 4 * n, 0.0
+        gradients, update, buffers = 4 * n, 4 * n + 4 * n * shared, 0.0
     elif stage == 3:
         gradients, update, buffers = 4 * own, 8 * own, 4.0 * bucket
     elif half and stage == 1:
