@@ -9,6 +9,7 @@ is an ordinary pretrain stage, found again by its fingerprint. Out: trials.jsonl
 import json
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -393,7 +394,8 @@ def plots(study: "optuna.Study", trials: Sequence["optuna.trial.FrozenTrial"], f
         "parallel.png": lambda: views.plot_parallel_coordinate(shown, params=names, target_name="valid_loss"),
     }
     for name, draw in figures.items():
-        figure = draw().figure
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            figure = draw().figure
         figure.set_size_inches(9, 5)
         figure.savefig(folder / name, bbox_inches="tight")
         pyplot.close(figure)
@@ -447,6 +449,7 @@ def _tell(study: "optuna.Study", one: "optuna.Trial", outcome: Outcome) -> None:
     for rung, loss in outcome.curve:
         if rung > 0 and rung not in known:
             one.report(loss, rung)
+            one.should_prune()  # by which successive halving learns of it
     study.tell(one, outcome.loss)
 
 

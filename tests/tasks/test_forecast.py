@@ -31,7 +31,13 @@ def planted(store, rates, shape=SHAPE, device="a machine", beside=1, precision="
     rows = [{"step": n + 1, "loss": 1.0, "tokens_per_s": rate, "seconds": 512 / rate} for n, rate in enumerate(rates)]
     info = {"model": to_dict(shape), "vocab": VOCAB, "final": {"device": device}, "ranks": 1, "beside": beside}
     files = {"metrics.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
-    config = {"model": to_dict(shape), "train": {"precision": precision, "length": length}, "rates": rates, "device": device, "beside": beside}
+    config = {
+        "model": to_dict(shape),
+        "train": {"precision": precision, "length": length},
+        "rates": rates,
+        "device": device,
+        "beside": beside,
+    }
     return made(store, "pretrain", {}, files, info, config)
 
 
