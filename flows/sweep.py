@@ -5,9 +5,10 @@ prefect deployment run 'sweep/small' --param space='{"pretrain.lr": "3e-4..3e-3:
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows import recipes
 from flows.build import Build, finish, make_corpus, make_shards, shape, start
@@ -20,6 +21,7 @@ from tasks.space import Sections, parse
 
 LIKELY = {"pretrain.lr": "3e-4..3e-3:log", "model.dropout": "0,0.1"}
 """A space to begin with."""
+Count = Annotated[int, Field(ge=1)]
 
 
 @flow(name="sweep", flow_run_name="sweep small")
@@ -28,10 +30,10 @@ def small(
     recipe: Recipe = recipes.small(),
     set: dict[str, Any] = {},  # noqa: B006
     corpus: str = "corpora/small",
-    trials: int = 12,
-    parallel: int = 1,
-    seeds: int = 3,
-    finalists: int = 2,
+    trials: Count = 12,
+    parallel: Count = 1,
+    seeds: Annotated[int, Field(ge=0)] = 3,
+    finalists: Count = 2,
     pruner: Literal["median", "asha", "none"] = "median",
     store: str | None = None,
 ) -> str:
@@ -59,10 +61,10 @@ def named(
     space: dict[str, Any],
     set: dict[str, Any] = {},  # noqa: B006
     corpus: str = "",
-    trials: int = 12,
-    parallel: int = 1,
-    seeds: int = 3,
-    finalists: int = 2,
+    trials: Count = 12,
+    parallel: Count = 1,
+    seeds: Annotated[int, Field(ge=0)] = 3,
+    finalists: Count = 2,
     pruner: Literal["median", "asha", "none"] = "median",
     store: str | None = None,
 ) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def memory(shape: ModelConfig, train: TrainConfig, vocab: int, cuda: bool = Fals
     weights = word * (own if stage == 3 else n)
     gathered = word * min(n, GATHERED) if stage == 3 and shared else 0
     optimizer = moments * n if stage == 0 else (4 + moments) * own
+    gradients: float
+    update: float
     if stage == 0:
         gradients, update, buffers = 4 * n, 4 * n + 4 * n * shared, 0.0
     elif stage == 3:

@@ -144,7 +144,7 @@ def train(run: Run) -> None:
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
             begun = time.perf_counter()
             with room.told(run, place.replicas, place.device):
-                checked = {"step": step} | evaluate(engine, objective, valid, run, place)
+                checked: Row = {"step": step} | evaluate(engine, objective, valid, run, place)
             checked["valid_seconds"] = time.perf_counter() - begun
             metrics |= checked
             if log:

@@ -395,7 +395,7 @@ def plots(study: "optuna.Study", trials: Sequence["optuna.trial.FrozenTrial"], f
     }
     for name, draw in figures.items():
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-            figure = draw().figure
+            figure: Any = draw().figure
         figure.set_size_inches(9, 5)
         figure.savefig(folder / name, bbox_inches="tight")
         pyplot.close(figure)
