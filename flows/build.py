@@ -167,8 +167,8 @@ def judges(build: Build, extracted: Manifest, old: Sequence[Manifest]) -> dict[s
     return found
 
 
-def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:
-    """A published corpus to a pretrained model: of fresh weights, or of the model that the recipe starts from, with its tokenizer and shape."""
+def make_shards(build: Build, corpus: Publication) -> dict[str, Manifest]:
+    """A published corpus to what pretraining takes: shards, tokenizer, and the model that the recipe starts from."""
     r, store = build.recipe, build.store
     parts = {f"corpus-{place:03d}": store.need(address) for place, address in enumerate(corpus.parts)}
     if r.start:
@@ -178,9 +178,19 @@ def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:
     shards = build.note(encode.encode(store, r.name, r.encode, parts | {"tokenizer": tokens}, "encode" in build.rebuild))
     made_of = {"start": tokens.content} if r.start else {"tokenizer": identity(r.tokenizer), "corpus": corpus.fingerprint}
     store.publish("tokenizers", r.name, r.version, [tokens], made_of, {})
-    config = train.PretrainConfig(from_dict(ModelConfig, tokens.info["model"]) if r.start else r.model, r.pretrain)
-    inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if r.start else {})
+    return {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if r.start else {})
+
+
+def make_model(build: Build, corpus: Publication, tracker: Tracker) -> Manifest:
+    """A published corpus to a pretrained model: of fresh weights, or of the model that the recipe starts from, with its tokenizer and shape."""
+    r, store, inputs = build.recipe, build.store, make_shards(build, corpus)
+    config = train.PretrainConfig(shape(build, inputs), r.pretrain)
     return build.note(train.pretrain(store, r.name, config, inputs, tracker.training("pretrain"), "pretrain" in build.rebuild))
+
+
+def shape(build: Build, inputs: Mapping[str, Manifest]) -> ModelConfig:
+    """The recipe's model, or the start's."""
+    return from_dict(ModelConfig, inputs["start"].info["model"]) if "start" in inputs else build.recipe.model
 
 
 def taken_in(build: Build) -> Manifest:

@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|serve|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|sweep|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|serve|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -19,7 +19,11 @@ from rich.table import Table
 from flows import prefect_api
 from flows import up as supervisor
 from model.errors import ConfigError, IngotError, NotFoundError, ParityError
+from tasks import forecast
 from tasks.corpus.manifest import Manifest, Store, collectable, free_bytes
+
+if TYPE_CHECKING:
+    from flows.planning import Training
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 PLAIN = None if sys.stdout.isatty() else 140
@@ -210,6 +214,64 @@ def finetune(
     out.print(f"\nNext:\n  ingot show {result['address']}", highlight=False, markup=False)
 
 
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="field=a..b, field=a..b:log or field=a,b,c of model and pretrain span the space; field=value sets one", metavar="FIELD=…"
+        ),
+    ] = None,
+    store: StoreOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Points to try; a space of fewer choices is tried whole")] = 12,
+    parallel: Annotated[int, typer.Option(min=1, help="Trainings at a time")] = 1,
+    seeds: Annotated[int, typer.Option(min=0, help="Further seeds of the best and of the recipe's own settings, for the noise band")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="How many of the best are repeated")] = 2,
+    pruner: Annotated[Literal["median", "asha", "none"], typer.Option(help="What ends a trial early, by its validation loss")] = "median",
+    corpus: Annotated[str, typer.Option(help="A published corpus; default: the recipe's own, made if it is not there")] = "",
+) -> None:
+    """Try settings of pretraining, repeat the best with further seeds, and say whether the winner's lead is more than noise. A killed sweep goes on.
+
+    Try: `ingot sweep demo pretrain.lr=1e-4..1e-2:log pretrain.batch=8,16 model.width=64,128 --trials 12 --parallel 2 --seeds 3`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    from tasks.space import split, told
+
+    space, fixed = split(overrides(settings))
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import recipes
+        from flows import sweep as flow
+        from tasks import registry
+
+        base = recipes.by_name(recipe)
+        made = recipes.resolve(base, base, fixed)
+        flow.check(made, space)
+        registry.open_tracker(place, made.register, made.name, made.version)
+        ready()
+    with bars():
+        result = flow.named(recipe, space, fixed, corpus, trials, parallel, seeds, finalists, pruner, place.url)
+    done = place.need(result["address"])
+    out.print(closing_table(result["manifests"]))
+    out.print(sweep_table(done))
+    out.print(f"{done.info['verdict']['why']}\n\nNext:\n  ingot show {done.address}", highlight=False, markup=False)
+    words = told(fixed | done.info["best"]["settings"])
+    out.print(f"  ingot run {recipe} {words}", highlight=False, markup=False, soft_wrap=True)
+
+
+def sweep_table(manifest: Manifest) -> Table:
+    """The finalists of a sweep: settings, losses of further seeds as mean ± standard error, the best first."""
+    from tasks.report import finals
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "settings", "seeds", "valid_loss"):
+        table.add_column(name, justify="right" if name in ("seeds", "valid_loss") else "left", overflow="fold")
+    for row in finals(manifest):
+        table.add_row(*row)
+    return table
+
+
 def score_table(metrics: Mapping[str, float]) -> Table:
     """Measures by who was measured: the tuned model first."""
     names = dict.fromkeys(name.partition("/")[0] for name in metrics)
@@ -265,22 +327,64 @@ def sample(
 
 
 @app.command()
-def plan(recipe: RecipeName, settings: Settings = None, store: StoreOption = None) -> None:
-    """What would run, what is complete, bytes needed and free. Exit status 1 when it cannot fit."""
+def plan(
+    recipe: RecipeName,
+    settings: Settings = None,
+    store: StoreOption = None,
+    price: Annotated[float, typer.Option(min=0, help="Per hour of a device, a GPU or this machine: adds the cost")] = 0.0,
+) -> None:
+    """What would run, what is complete, bytes needed and free; what training takes: memory by ZeRO stage, tokens, time. Exit status 1 when the disk is too small."""
     place = open_store(store)
     from flows import planning
 
-    steps = planning.plan(recipe, overrides(settings), place)
+    made = planning.plan(recipe, overrides(settings), place)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "state", "bytes", "where"):
         table.add_column(name, justify="right" if name == "bytes" else "left")
-    for step in steps:
+    for step in made.steps:
         table.add_row(step.stage, step.state, f"{step.bytes:,}", step.address)
     out.print(table)
-    needed = sum(step.bytes for step in steps if step.state != "complete")
+    for training in made.trainings:
+        training_table(training, price)
+    needed = sum(step.bytes for step in made.steps if step.state != "complete")
     out.print(f"needs about {needed:,} bytes; {free_bytes(place):,} free in {place.url}")
     planning.check(place, needed)
     out.print(f"Next: ingot run {recipe} {' '.join(settings or [])}", highlight=False)
+
+
+def training_table(training: "Training", price: float) -> None:
+    """What one training takes: bytes of a rank by ZeRO stage, the configured one marked; then tokens, FLOPs, time."""
+    made, work = training.forecast, training.forecast.work
+    columns = ("", "weights", "gradients", "optimizer", "buffers", "activations", "of these logits", "checkpointed", "peak of a rank")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{training.stage}: memory, MiB", title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left")
+    for stage, (kept, again) in training.stages.items():
+        cells = (
+            kept.weights + kept.gathered,
+            kept.gradients,
+            kept.optimizer,
+            kept.buffers,
+            kept.activations,
+            kept.logits,
+            again.activations,
+        )
+        peak = again.peak if training.train.checkpointing else kept.peak
+        mark = " ←" if stage == training.train.zero else ""
+        table.add_row(f"ZeRO {stage}{mark}", *(f"{size / 2**20:,.1f}" for size in (*cells, peak)))
+    out.print(table)
+    cost = f", cost {made.cost(price):,.2f}" if price else ""
+    out.print(
+        f"{work.parameters:,} parameters, {work.tokens:,} tokens, {work.flops:.3g} FLOP: {duration(made.seconds)} at {made.tokens_per_s:,.0f} tokens/s{cost}\n"
+        f"on {made.devices} × {made.device}, known by {made.by}\n",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    units = ((86400, "days"), (3600, "h"), (60, "min"))
+    return next((f"{seconds / size:,.1f} {name}" for size, name in units if seconds >= 2 * size), f"{seconds:,.1f} s")
 
 
 @app.command()
@@ -329,6 +433,10 @@ def show(
         return None
     manifest = place.need(address)
     out.print(closing_table([manifest]))
+    if line := forecast.told(manifest):
+        out.print(line, highlight=False, soft_wrap=True)
+    if manifest.stage == "sweep":
+        out.print(sweep_table(manifest), manifest.info["verdict"]["why"], highlight=False)
     out.print_json(data={"made_of": manifest.made_of, "inputs": manifest.inputs, "info": manifest.info, "about": manifest.about})
     files = Table("file", "rows", "bytes", "sha256", box=box.SIMPLE_HEAD, pad_edge=False)
     for file in manifest.files[:20]:

@@ -1,11 +1,11 @@
-"""What a recipe would do in a store: which stages are complete, which would run, and about how many bytes they need.
+"""What a recipe would do in a store: which stages are complete, which would run, about how many bytes they need, and what training takes.
 
 Ingest's requests are resolved (a few small downloads); a stage whose inputs are not complete has no fingerprint yet and is said to run.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from flows import recipes
 from flows.recipes import Recipe
@@ -16,8 +16,12 @@ from tasks.corpus import commoncrawl, contamination, dedup, encode, extract, fil
 from tasks.corpus.download import STAGE as INGEST
 from tasks.corpus.manifest import Manifest, Stage, Store, check_space, lookup
 from tasks.evaluate import EVALUATE
+from tasks.forecast import Forecast, forecast, knows
 from tasks.registry import REGISTER
 from tasks.train import FINETUNE, PRETRAIN, PretrainConfig, finetune_config
+
+if TYPE_CHECKING:
+    from model.forecast import Memory
 
 SHARE = {
     "extract": 0.12,
@@ -42,8 +46,26 @@ class Step:
     address: str
 
 
-def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
-    """The stages of a recipe in order, state `complete` or `to run`."""
+@dataclass(frozen=True)
+class Training:
+    """What a stage that trains takes, as configured; and the memory of a rank under each ZeRO stage that there is, activations kept and computed again."""
+
+    stage: str
+    train: TrainConfig
+    forecast: Forecast
+    stages: dict[int, tuple["Memory", "Memory"]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in order, and the trainings among them of which something is known."""
+
+    steps: list[Step]
+    trainings: list[Training]
+
+
+def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> Plan:
+    """The stages of a recipe in order, state `complete` or `to run`, and what its trainings take."""
     base = recipes.by_name(recipe_name)
     recipe = recipes.resolve(base, base, set)
     walk = _Walk(store, recipe)
@@ -77,8 +99,9 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
     shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)
     inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if recipe.start else {}) if shards and tokens else None
     base_model = walk.step(PRETRAIN, PretrainConfig(shape, recipe.pretrain), inputs, training_bytes(shape, recipe.pretrain, vocab))
+    trained = [training(store, "pretrain", shape, recipe.pretrain, vocab)]
     if shape.kind == "encoder":
-        return walk.steps
+        return Plan(walk.steps, trained)
     pairs = walk.ingest("examples", files.resolve(recipe.examples))
     inputs = {"start": base_model, "examples": pairs, "tokenizer": tokens} if base_model and pairs and tokens else None
     model = walk.step(
@@ -92,7 +115,23 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> list[Step]:
         inputs | {"evaluate": scores} if inputs and scores else None,
         training_bytes(shape, recipe.finetune, vocab) // 6,
     )
-    return walk.steps
+    if knows(recipe.finetune):
+        trained.append(training(store, "finetune", shape, recipe.finetune, vocab))
+    return Plan(walk.steps, trained)
+
+
+def training(store: Store, stage: str, shape: ModelConfig, train: TrainConfig, vocab: int) -> Training:
+    """What a training takes."""
+    from model.forecast import device_of, memory
+
+    cuda = device_of(train).type == "cuda"
+    stages = range(1 if train.precision == "bf16" or train.tensor_parallel > 1 else 0, 4)
+
+    def under(zero: int) -> tuple["Memory", "Memory"]:
+        kept, again = (memory(shape, replace(train, zero=zero, checkpointing=computed), vocab, cuda) for computed in (False, True))
+        return kept, again
+
+    return Training(stage, train, forecast(store, shape, train, vocab), {zero: under(zero) for zero in stages})
 
 
 def requests(recipe: Recipe) -> dict[str, Any]:
@@ -109,10 +148,9 @@ def requests(recipe: Recipe) -> dict[str, Any]:
 
 def training_bytes(model: ModelConfig, train: TrainConfig, vocab: int) -> int:
     """Disk for the kept checkpoints (fp32 master, two moments and weights) and the final weights."""
-    attention = model.width * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
-    ffn = model.width * model.ffn_width * (3 if model.activation == "swiglu" else 2)
-    tables = vocab * (1 if model.tie_embeddings else 2) + (model.context if model.positions == "learned" else 0)
-    parameters = model.layers * (attention + ffn) + tables * model.width
+    from model.transformer import parameter_counts
+
+    parameters, _ = parameter_counts(model, vocab)
     return parameters * (16 * (train.keep + 1) + 4)
 
 

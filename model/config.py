@@ -74,13 +74,13 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
                     f"unknown field {path!r}{_hint(part, known)}; known here: {', '.join(known) or 'nothing (the section is off)'}"
                 )
             if last:
-                place[part] = _parse(value, place.get(part)) if isinstance(value, str) else deepcopy(value)
+                place[part] = typed(value, place.get(part)) if isinstance(value, str) else deepcopy(value)
             else:
                 place, node = place[part], getattr(node, part, None)
     return from_dict(type(config), data)
 
 
-def _parse(text: str, old: Any) -> Any:
+def typed(text: str, old: Any) -> Any:
     """What a shell's word means for a field that held `old`: a text field takes 20261001 or 1.0 as it stands."""
     try:
         value = json.loads(text)

@@ -27,7 +27,7 @@ from model.batches import Batch, Batches, held_out
 from model.config import Lora, Run, TrainConfig, to_dict
 from model.errors import CheckpointError, ConfigError, InputError, NonFiniteError
 from model.objectives import Objective, Rows, on_device
-from model.peak import peak_flops
+from model.peak import named, peak_flops
 from model.pipeline import Line
 from model.saving import Writer
 from model.sequence import Parts
@@ -127,6 +127,7 @@ def train(run: Run) -> None:
     if log and (found or skipped):
         log.write({"event": "resumed", "step": step, "skipped": [asdict(s) for s in skipped], "written_with": cut})
 
+    rest = room.rest(place.device)
     tokens = settings.batch * settings.length
     peak = peak_flops(place.device, settings.precision)
     flops = flops_per_token(run.model, run.vocab, settings.length)
@@ -149,14 +150,17 @@ def train(run: Run) -> None:
                 log.write({"event": "spike", "step": step, "found": loss} | spike)  # no "loss": a step has one row of it
         last = step == settings.steps
         if valid and (last or (settings.valid_every and step % settings.valid_every == 0)):
+            begun = time.perf_counter()
             with room.told(run, place.replicas, place.device):
-                checked = {"step": step} | evaluate(engine, line, objective, valid, run, place)
+                checked: Row = {"step": step} | evaluate(engine, line, objective, valid, run, place)
+            checked["valid_seconds"] = time.perf_counter() - begun
             metrics |= checked
             if log:
                 log.write(checked)
         if last or step % settings.save_every == 0:
             _save(engine, writer, run, step, saved | {"losses": spikes.losses}, metrics, log, place)
     writer.wait()
+    metrics |= {"device": named(place.device), "bytes": room.most(place.device) - rest}
     _finish(engine, line, run, metrics, place)
     dist.destroy_process_group()
 

@@ -1,6 +1,9 @@
 """What a device could do at most: the figure by which model FLOP/s utilisation (MFU, Chowdhery et al. 2022) is measured."""
 
+import os
+import platform
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -30,6 +33,18 @@ def peak_flops(device: "torch.device", precision: Literal["fp32", "bf16"]) -> fl
         return measured(precision)
     name = torch.cuda.get_device_name(device)
     return next((flops for part, flops in BF16.items() if part in name), None) if precision == "bf16" else None
+
+
+def named(device: "torch.device") -> str:
+    """What a device is called, a CPU with the cores that this process may use: runs of one name compare."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
 
 
 def measured(precision: Literal["fp32", "bf16"], size: int = 1024, rounds: int = 5) -> float:

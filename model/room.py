@@ -3,10 +3,12 @@
 with told(run, world, device): ...   # an allocation that fails within becomes a RoomError
 """
 
+import ctypes
+import gc
 import re
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -25,13 +27,13 @@ def told(run: Run, world: int, device: "torch.device") -> Iterator[None]:
     """Raise RoomError with advice for an allocation that fails within, on a GPU or in main memory; what is in use at the start stays in use."""
     import torch
 
-    resident = _used(device)
+    resident = used(device)
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and on a CPU torch raises no more than that
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-        needed, there = _most(device) + _asked(str(error)), _there(device)
+        needed, there = most(device) + _asked(str(error)), _there(device)
         text = f"out of memory: at least {_shown(needed)} needed on {device}, {_shown(there)} there"
         raise RoomError(f"{text}. {advice(run, world, resident, needed, there)}") from error
 
@@ -66,13 +68,27 @@ def _asked(message: str) -> float:
     return float(found[1]) * UNITS[found[2]] if found else 0.0
 
 
-def _used(device: "torch.device") -> float:
+def used(device: "torch.device") -> float:
+    """Bytes that this process has on a GPU, or in main memory."""
     import torch
 
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
-def _most(device: "torch.device") -> float:
+def rest(device: "torch.device") -> float:
+    """Bytes in main memory that are not of tensors: Python, packages, what was read. On a GPU, where only tensors are counted, 0."""
+    import torch
+
+    if device.type == "cuda":
+        return 0.0
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps what was freed
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if isinstance(t, torch.Tensor)}
+    return used(device) - sum(storages.values())
+
+
+def most(device: "torch.device") -> float:
+    """The most that it had."""
     import torch
 
     if device.type == "cuda":

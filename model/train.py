@@ -56,11 +56,12 @@ def launch(
     env: Mapping[str, str] | None = None,
     nodes: int = 1,
     endpoint: str | None = None,
+    beside: int = 1,
 ) -> None:
     """Run the loop under torchrun with `ranks` processes here and return when done.json is there; `on_metrics` gets each new row.
 
     cache: where DeepSpeed keeps what it compiles. timeout: seconds without a new row after which the run counts as hung. nodes, endpoint
-    (host:port): as torchrun's --nnodes and --rdzv-endpoint; call it on each node. On failure, a time-out or an exception in `on_metrics`
+    (host:port): as torchrun's --nnodes and --rdzv-endpoint; call it on each node. beside: launches at a time that share the cores. On failure, a time-out or an exception in `on_metrics`
     every process is killed; if this process is killed, they die with it.
     Raises the FatalError that a rank left in error.json, or RankError with the end of the log.
     """
@@ -73,7 +74,7 @@ def launch(
     if nodes > 1:
         place.append(f"--rdzv-id={run.fingerprint[:16]}")
     command = [sys.executable, "-m", "torch.distributed.run", *place, f"--nproc-per-node={ranks}", "-m", "model.train", str(run_json)]
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    threads = max(1, len(os.sched_getaffinity(0)) // (ranks * beside))
     home = str(Path(__file__).parents[1])
     settings = {
         "OMP_NUM_THREADS": str(threads),

@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from tasks.corpus.manifest import Manifest
+from tasks.space import told
 from tasks.tracking import run_name
 
 Listener = Callable[[str, float, float, str], None]
@@ -85,6 +86,16 @@ def row(manifest: Manifest) -> dict[str, str]:
     }
 
 
+def finals(manifest: Manifest) -> list[tuple[str, str, str, str]]:
+    """The finalists of a sweep's output as rows of a table: name, settings, how many seeds, mean ± standard error or how it ended."""
+    rows = []
+    for row in manifest.info["finalists"]:
+        error = "" if row["error"] is None else f" ± {row['error']:.4f}"
+        loss = ", ".join(row["ends"]) if row["mean"] is None else f"{row['mean']:.4f}{error}"
+        rows.append((row["name"], told(row["settings"]) or "as they are", str(len(row["losses"])), loss))
+    return rows
+
+
 def markdown(
     title: str, manifests: Sequence[Manifest], metrics: Mapping[str, float], links: Mapping[str, str], curve: Sequence[Mapping[str, Any]]
 ) -> str:
@@ -96,6 +107,9 @@ def markdown(
     drawn = sparkline(curve)
     lines += ["", "## Loss of pretraining", "", "```", *drawn, "```"] if drawn else []
     lines += _table("Evaluation", ("metric", "value:", "parts"), _scores(metrics))
+    if "sweep" in last:
+        lines += _table("Finalists", ("name", "settings", "seeds:", "valid_loss:"), finals(last["sweep"]))
+        lines += ["", last["sweep"].info["verdict"]["why"]]
     answers = last["evaluate"].info.get("samples", []) if "evaluate" in last else []
     lines += _table("Answers", ("asked", "answered"), [(sample["prompt"], sample["text"]) for sample in answers])
     rejected = [

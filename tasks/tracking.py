@@ -23,6 +23,8 @@ from tasks.mlflow_client import answering, connect
 log = logging.getLogger("ingot.tracking")
 NOTE = "mlflow.note.content"
 """Tag that MLflow's page shows as a description."""
+TRIAL = "ingot.trial"
+"""Tag of a trial's run: the study and the trial in it."""
 NOTE_MOST = 7500
 """Characters of a description; MLflow refuses a tag above 8,000."""
 PARAM_MOST = 1000
@@ -96,6 +98,30 @@ class Tracker:
         self._training[stage] = _Stream(self, stage)
         return self._training[stage].row
 
+    def trial(self, key: str, name: str, params: Mapping[str, Any]) -> Callable[[Row], None]:
+        """As `training`, for one trial of a sweep with a run of its own; that of `key` which a killed sweep left goes on."""
+        from mlflow.entities import Param, RunTag
+
+        with answering(self.uri):
+            found = self.client.search_runs([self.experiment], f"tags.`{TRIAL}` = '{key}'", max_results=1)
+            if found:
+                self._open[name] = str(found[0].info.run_id)
+                self.client.set_tag(self._open[name], "mlflow.parentRunId", self.run_id)
+                self.client.update_run(self._open[name], "RUNNING")
+            else:
+                self.client.log_batch(self.child(name), params=[Param(n, v) for n, v in flat(params).items()], tags=[RunTag(TRIAL, key)])
+        return _Stream(self, name).row
+
+    def trial_ended(self, name: str, values: Mapping[str, float], ended: str, address: str) -> None:
+        """Close a trial's run with what came of it."""
+        from mlflow.entities import RunTag
+
+        with answering(self.uri):
+            run_id = self._open.pop(name)
+            self.metrics(run_id, [(values, 0)], time.time())
+            self.client.log_batch(run_id, tags=[RunTag("ingot.ended", ended), RunTag("ingot.address", address)])
+            self.client.set_terminated(run_id, "FINISHED")
+
     def find(self, print_: str) -> str | None:
         """Id of the finished run of a stage with this fingerprint."""
         wanted = f"tags.`ingot.fingerprint` = '{print_}' and attributes.status = 'FINISHED'"
@@ -126,6 +152,9 @@ class Tracker:
             sent = self._training[manifest.stage].sent if manifest.stage in self._training else set()
             self.metrics(run_id, [(points(row), row["step"]) for row in rows if place(row) not in sent], manifest.about["finished"])
             self.client.log_figure(run_id, loss_figure(rows, f"{name}, {self.build}"), "loss.png")
+        for file in manifest.files:
+            if file.path.endswith(".png"):
+                self.client.log_artifact(run_id, str(self.store.path(manifest, file)))
         tags = {"ingot.fingerprint": manifest.fingerprint, "ingot.address": manifest.address}
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self.client.set_terminated(run_id, "FINISHED", int(manifest.about["finished"] * 1000))

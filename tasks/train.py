@@ -15,9 +15,9 @@ from prefect import task
 from model.config import STRICT, ModelConfig, Run, TrainConfig, from_dict, to_dict
 from model.errors import ConfigError, EmptyError, InputError, TokenizerError
 from model.finetune import template_hash
-from tasks import policy
+from tasks import forecast, policy
 from tasks.corpus.examples import read, shape_of
-from tasks.corpus.manifest import Manifest, Result, Stage, Store, Work, run_stage
+from tasks.corpus.manifest import Manifest, Progress, Result, Stage, Store, Work, run_stage
 from tasks.report import ended, watch
 
 PRETRAIN = Stage("pretrain", 1)
@@ -62,9 +62,23 @@ def pretrain(
 ) -> Manifest:
     """Train a model on token shards. Inputs: encode, tokenizer, and start for a model that is trained on."""
     with watch("pretrain") as progress:
-        return ended(
-            run_stage(store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row), progress, rebuild=rebuild)
-        )
+        return ended(pretrained(store, recipe, config, inputs, on_row, progress, rebuild))
+
+
+def pretrained(
+    store: Store,
+    recipe: str,
+    config: PretrainConfig,
+    inputs: Mapping[str, Manifest],
+    on_row: Callable[[Row], None],
+    progress: Progress,
+    rebuild: bool = False,
+    beside: int = 1,
+) -> Manifest:
+    """As the task, without Prefect; one of `beside` trainings that share this machine's cores."""
+    return run_stage(
+        store, PRETRAIN, recipe, config, inputs, lambda work: _pretrain(work, config, on_row, beside), progress, rebuild=rebuild
+    )
 
 
 @task(name="finetune", **policy.COMPUTE)
@@ -78,7 +92,7 @@ def finetune(
         )
 
 
-def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None]) -> Result:
+def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None], beside: int) -> Result:
     encode, tokenizer = work.inputs["encode"], work.inputs["tokenizer"]
     if encode.info["tokenizer"] != tokenizer.info["tokenizer"]:
         raise TokenizerError(
@@ -94,7 +108,7 @@ def _pretrain(work: Work, config: PretrainConfig, on_row: Callable[[Row], None])
         start=str(_folder(work, "start", "model")) if "start" in work.inputs else None, out=str(work.dir),
     )  # fmt: skip
     sequences = config.train.steps * config.train.batch
-    return _train(work, run, on_row, sequences, sequences, {})
+    return _train(work, run, on_row, sequences, sequences, {}, beside)
 
 
 def _finetune(work: Work, made: FinetuneConfig, on_row: Callable[[Row], None]) -> Result:
@@ -181,9 +195,13 @@ def examples(store: Store, manifest: Manifest, objective: str = "causal", words:
             yield row
 
 
-def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int]) -> Result:
+def _train(
+    work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept: int, rejected: Mapping[str, int], beside: int = 1
+) -> Result:
     from model.train import launch
 
+    alone = beside == 1 and forecast.knows(run.train)  # trainings side by side slow one another
+    made = forecast.forecast(work.store, run.model, run.train, run.vocab, bool(run.valid)) if alone else None
     path = work.dir / "run.json"
     path.write_text(json.dumps(to_dict(run), indent=1))
 
@@ -199,6 +217,7 @@ def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept:
         timeout=run.train.timeout,
         on_metrics=row,
         cache=work.store.base / "extensions",
+        beside=beside,
     )
     done = json.loads((work.dir / "done.json").read_text())
     last = f"checkpoints/step-{run.train.steps:08d}"
@@ -210,9 +229,9 @@ def _train(work: Work, run: Run, on_row: Callable[[Row], None], seen: int, kept:
         *_tree(work.dir, "examples"),
         *_tree(work.dir, last),
     ]
-    return Result(
-        [(name, None) for name in names], seen, kept, rejected, {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"]}
-    )
+    rows = [json.loads(line) for line in (work.dir / "metrics.jsonl").read_text().splitlines()]
+    info = {"model": to_dict(run.model), "vocab": run.vocab, "final": done["metrics"], "ranks": run.train.ranks, "beside": beside}
+    return Result([(name, None) for name in names], seen, kept, rejected, info | forecast.record(made, rows, done["metrics"]))
 
 
 def _tree(root: Path, folder: str) -> list[str]:

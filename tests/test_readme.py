@@ -44,7 +44,7 @@ def test_deployments_exist_with_their_flow(readme):
         assert name, one["entrypoint"]
         flows[f"{name.group(1)}/{one['name']}"] = one
     run = {words[3] for words in commands(readme) if words[:3] == ["prefect", "deployment", "run"]}
-    listed = set(re.findall(r"(?<![\w/])((?:build|refresh|pretrain|finetune|register)/[\w-]+)\b", readme.read_text(encoding="utf-8")))
+    listed = set(re.findall(r"(?<![\w/])((?:build|refresh|pretrain|sweep|finetune|register)/[\w-]+)\b", readme.read_text(encoding="utf-8")))
     assert run and run | listed <= set(flows)
 
 
@@ -80,6 +80,15 @@ def test_ingot_commands_work_on_a_finished_store(words, tiny_run):
 
         made = recipes.TUNINGS[args[1]]()
         assert recipes.resolve(made, made, overrides(args[3:])).name == args[1]
+        return
+    if args[0] == "sweep":
+        from flows import recipes, sweep
+        from flows.cli import overrides
+        from tasks.space import split
+
+        space, fixed = split(overrides(args[2 : args.index("--trials")]))
+        assert space and not fixed
+        sweep.check(recipes.by_name(words[2]), space)
         return
     said = asked(tiny_run.store, *args)
     assert said.exit_code == 0, said.output

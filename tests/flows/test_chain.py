@@ -195,5 +195,5 @@ def test_the_chain_of_an_encoder_ends_with_pretraining_and_the_plan_says_so(tmp_
     [published] = [thing for thing in Store(store).publications() if thing.address.startswith("models/")]
     assert published.address == "models/roberta-pretrained/short"
     assert not {"finetune", "evaluate", "register"} & set(by_stage(Store(store)))
-    steps = planning.plan("roberta", dict(change.split("=") for change in changes), Store(store))
+    steps = planning.plan("roberta", dict(change.split("=") for change in changes), Store(store)).steps
     assert steps[-1].stage == "pretrain" and {step.state for step in steps} == {"complete"}

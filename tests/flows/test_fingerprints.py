@@ -230,7 +230,7 @@ def prints(store: Store, changes: dict[str, Any]) -> dict[str, str]:
     for section in (recipe.files, recipe.evaluation, recipe.examples, recipe.labels, recipe.blocklists):
         if section:
             files.run(store, recipe.name, section, recipe.download)
-    steps = planning.plan("tiny", changes, store)
+    steps = planning.plan("tiny", changes, store).steps
     assert all(step.state == "complete" for step in steps)
     return {step.stage: step.address.rpartition("-")[2] for step in steps}
 

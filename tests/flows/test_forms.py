@@ -12,14 +12,14 @@ from prefect.client.schemas.filters import DeploymentFilter
 from prefect.deployments import run_deployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 
-from flows import build, finetune, pretrain, recipes, refresh, register
+from flows import build, finetune, pretrain, recipes, refresh, register, sweep
 from model.config import to_dict
 from model.errors import ConfigError
 
 pytestmark = pytest.mark.xdist_group("prefect")
 FLOWS: tuple[Flow, ...] = (
     *(build.demo, build.tiny, build.small, build.base, build.roberta, refresh.common_crawl_monthly, refresh.wikipedia_monthly),
-    *(pretrain.base, finetune.chat, register.candidate),
+    *(pretrain.base, sweep.small, finetune.chat, register.candidate),
 )
 forms = pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: f"{flow.name}-{flow.fn.__name__}")
 
@@ -129,7 +129,7 @@ def deployments(repo):
 
 
 def test_every_deployment_names_a_flow_and_runs_one_at_a_time(deployments):
-    assert set(deployments) == {"demo", "small", "common-crawl-monthly", "wikipedia-monthly", "base", "chat", "candidate"}
+    assert set(deployments) == {"demo", "small", "common-crawl-monthly", "wikipedia-monthly", "base", "settings", "chat", "candidate"}
     known = {f"flows/{flow.fn.__module__.rpartition('.')[2]}.py:{flow.fn.__name__}" for flow in FLOWS}
     for deployment in deployments.values():
         assert deployment["entrypoint"] in known

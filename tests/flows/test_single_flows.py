@@ -80,7 +80,7 @@ def test_a_model_made_elsewhere_is_pretrained_further_or_tuned_at_once(prefect_s
     assert made.inputs["tokenizer"] == taken.address and taken.stage == "adopt"
     before, after = (load(copy.dir(address) / "model") for address in (taken.address, weights))
     assert before.config == after.config == ELSEWHERE and after.vocab == before.vocab
-    steps = planning.plan("tiny", {"version": "v2", "start": dataclasses.asdict(source)}, copy)
+    steps = planning.plan("tiny", {"version": "v2", "start": dataclasses.asdict(source)}, copy).steps
     assert [step.state for step in steps if step.stage in ("adopt", "encode", "pretrain")] == ["complete"] * 3
     tuned = finetune.chat(model="models/tiny-pretrained/v2", recipe=recipe, store=copy.url)
     uri = register.candidate(model=tuned, recipe=recipe, store=copy.url)

@@ -54,6 +54,7 @@ def test_a_fresh_shell_finds_everything_by_the_printed_lines(running, repo):
         "refresh/common-crawl",
         "refresh/wikipedia",
         "pretrain/base",
+        "sweep/settings",
         "finetune/chat",
         "register/candidate",
     )
@@ -61,7 +62,7 @@ def test_a_fresh_shell_finds_everything_by_the_printed_lines(running, repo):
     assert listed.stdout.rstrip().endswith(str(running.store))
     deployments = running.api("/deployments/filter")
     clone = [{"prefect.deployments.steps.set_working_directory": {"directory": str(repo)}}]
-    assert [d["pull_steps"] for d in deployments] == [clone] * 7
+    assert [d["pull_steps"] for d in deployments] == [clone] * 8
     assert all(d["concurrency_options"]["collision_strategy"] == "ENQUEUE" for d in deployments)
     assert all("recipe" in d["parameter_openapi_schema"]["properties"] for d in deployments)
     assert not any(s["active"] for d in deployments for s in d["schedules"])

@@ -41,6 +41,7 @@ from model.config import (
     to_dict,
 )
 from model.errors import CheckpointError, ConfigError, NonFiniteError, RankError, ShardError
+from model.forecast import memory
 from model.muon import Muon
 from model.shards import Shard, ShardWriter
 from model.tokenizer import save as save_tokenizer
@@ -63,7 +64,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 ODD = 99
 """A token that only one document has."""
-TIMES = ("seconds", "tokens_per_s", "mfu", "rss_bytes", "gpu_bytes")
+TIMES = ("seconds", "valid_seconds", "tokens_per_s", "mfu", "rss_bytes", "gpu_bytes")
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,20 @@ def test_the_model_left_behind_has_the_validation_loss_that_was_reported(data, w
     done = json.loads((whole / "done.json").read_text())
     assert done["step"] == 80 and done["metrics"]["valid_loss"] == found[-1] and done["metrics"]["loss"] == losses(whole)[-1]
     assert (whole / "model" / "tokenizer.json").read_bytes() == (data / "tokenizer" / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_that_a_run_took_is_what_was_forecast(data, tmp_path, checkpointing):
+    """Resident bytes of the process at their most, beside those that it had of no tensor, within a quarter and 40 MiB for allocator and packages."""
+    shape = qwen3(width=384, layers=6, heads=6, kv_heads=6, ffn_width=1024, context=64)
+    short = replace(TRAIN, steps=2, warmup=1, length=64, batch=16, micro_batch=16, save_every=2, checkpointing=checkpointing)
+    path = a_run(data, tmp_path / "out", short, shape)
+    go(path)
+    took = json.loads((path.parent / "done.json").read_text())["metrics"]["bytes"]
+    made = memory(shape, short, VOCAB)
+    assert made.peak > 250 * 2**20
+    assert 0.9 * (made.peak + made.copy) < took < 1.25 * (made.peak + made.copy) + 40 * 2**20
 
 
 def test_the_last_checkpoints_are_kept_complete(whole):
