@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from model import objectives, zero
 from model.config import Contrastive, ModelConfig, TrainConfig
 from model.peak import measured
+from model.pipeline import layers
 from model.transformer import Transformer, flops_per_token
 
 GATHERED = 1_000_000_000
@@ -91,14 +92,18 @@ def sizes(shape: ModelConfig, train: TrainConfig, vocab: int) -> tuple[int, int]
 
 
 def memory(shape: ModelConfig, train: TrainConfig, vocab: int, cuda: bool = False) -> Memory:
-    """Memory of one rank of a run that trains every parameter. Ranks that share matrices are counted as if activations were not shared."""
+    """Memory of one rank of a run that trains every parameter. Ranks that share matrices are counted as if activations were not shared; of a pipeline
+    the first rank, whose micro-batches under way are together about as large as one is without."""
     with torch.device("meta"):
-        named = list(Transformer(shape, vocab).named_parameters())
+        model = Transformer(shape, vocab)
+        if train.pipeline_parallel > 1:
+            model.hold(layers(shape.layers, train.pipeline_parallel, 0))
+        named = list(model.named_parameters())
     divided = sum(p.numel() for n, p in named if zero.divided(n) is not None)
     whole = sum(p.numel() for _, p in named)
     n = whole - divided + divided // train.tensor_parallel
     single = sizes(shape, train, vocab)[1]
-    ranks = train.ranks // (train.tensor_parallel * train.sequence_parallel)
+    ranks = train.ranks // (train.tensor_parallel * train.sequence_parallel * train.pipeline_parallel)
     own = n / (ranks * train.sequence_parallel)  # state is divided among all that hold the same weights
     shared = ranks * train.sequence_parallel > 1
     half, stage = train.precision == "bf16", train.zero

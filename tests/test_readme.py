@@ -65,8 +65,9 @@ def test_a_folder_readme_glosses_every_file_and_only_what_exists(folder):
 
 
 @pytest.mark.parametrize("words", [w for w in commands(READMES[0]) if w[0].endswith("ingot")], ids=" ".join)
-def test_ingot_commands_work_on_a_finished_store(words, tiny_run):
-    """The demo's commands on the store of the tiny recipe, which has the same stages; those that train are only read."""
+def test_ingot_commands_work_on_a_finished_store(words, tiny_run, tmp_path, monkeypatch):
+    """The demo's commands on the store of the tiny recipe, which has the same stages; those that train, serve or fetch are only read."""
+    monkeypatch.chdir(tmp_path)
     args = [word.replace("ingot-demo", "ingot-tiny").replace("demo", "tiny") for word in words[1:]]
     if args[0] == "run":
         from flows import recipes
@@ -89,6 +90,13 @@ def test_ingot_commands_work_on_a_finished_store(words, tiny_run):
         space, fixed = split(overrides(args[2 : args.index("--trials")]))
         assert space and not fixed
         sweep.check(recipes.by_name(words[2]), space)
+        return
+    if args[0] in ("serve", "lm-eval"):
+        from flows import recipes
+        from tasks import registry
+        from tasks.corpus.manifest import Store
+
+        assert registry.served(Store(tiny_run.store), recipes.tiny().register, args[1]).folder().is_dir()
         return
     said = asked(tiny_run.store, *args)
     assert said.exit_code == 0, said.output

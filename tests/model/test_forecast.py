@@ -194,3 +194,12 @@ def rank(found: Path) -> None:
 
 if __name__ == "__main__":
     rank(Path(sys.argv[1]))
+
+
+def test_the_first_rank_of_a_pipeline_holds_its_layers_and_the_embeddings():
+    wanted = train(10, 8, 32, 1e-3, 1, ranks=2, micro_batch=2, pipeline_parallel=2)
+    shape, vocab = qwen3(64, 4, 4, 2, 96, 64), 512
+    whole, half = forecast.memory(shape, replace(wanted, ranks=1, pipeline_parallel=1), vocab), forecast.memory(shape, wanted, vocab)
+    model = Transformer(shape, vocab)
+    model.hold(range(2))
+    assert half.weights == 4 * sum(p.numel() for p in model.parameters()) < whole.weights
