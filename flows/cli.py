@@ -1,4 +1,4 @@
-"""The command line: `ingot run|refresh|finetune|sweep|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|serve|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
+"""The command line: `ingot run|refresh|finetune|sweep|ablate|plan|show|diff|report|trace|sample|models|compare|lm-eval|export|serve|promote|rollback|verify|takedown|gc|up`. typer and rich; every command ends with what to try next."""
 
 import os
 import random
@@ -258,6 +258,58 @@ def sweep(
     out.print(f"{done.info['verdict']['why']}\n\nNext:\n  ingot show {done.address}", highlight=False, markup=False)
     words = told(fixed | done.info["best"]["settings"])
     out.print(f"  ingot run {recipe} {words}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def ablate(
+    recipe: RecipeName,
+    settings: Annotated[list[str], typer.Argument(help="field=value of the corpus on the changed side", metavar="FIELD=VALUE…")],
+    store: StoreOption = None,
+    both: Annotated[list[str] | None, typer.Option("--both", help="field=value of both sides; repeat for more")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each side")] = 3,
+) -> None:
+    """What a choice in the corpus does to a model: the same small model trained on the recipe's corpus and on a changed one, at equal tokens and seeds.
+
+    Try: `ingot ablate demo filter.gopher=false filter.repetition=false filter.c4=false filter.fineweb=false --both pretrain.steps=300`
+    """
+    place = open_store(store)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    changed, fixed = overrides(settings), overrides(both)
+    with err.status("starting Prefect …"), prefect_api.api(place.base / "logs") as ready:
+        from flows import ablation as flow
+        from flows import recipes
+        from tasks import registry
+
+        base = recipes.by_name(recipe)
+        flow.check(*(recipes.resolve(base, base, sides) for sides in (fixed, fixed | changed)))
+        registry.open_tracker(place, base.register, f"{base.name} ablation", base.version)
+        ready()
+    with bars():
+        result = flow.named(recipe, changed, fixed, seeds, place.url)
+    done = place.need(result["address"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, right in (
+        ("score", False),
+        (recipe, True),
+        ("changed", True),
+        ("difference", True),
+        ("95% of it", True),
+        ("verdict", False),
+    ):
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in done.info["scores"]:
+        band = "" if row["band"] is None else f"± {row['band']:.4f}"
+        sides = [
+            f"{row[side]:.4f}" + (f" ± {row['deviations'][n]:.4f}" if row["deviations"] else "")
+            for n, side in enumerate(("base", "changed"))
+        ]
+        table.add_row(row["score"], *sides, f"{row['difference']:+.4f}", band, row["verdict"])
+    documents = [manifest.kept for manifest in result["manifests"] if manifest.stage == "decontaminate"]
+    out.print(table)
+    out.print(
+        f"Documents: {' and '.join(f'{count:,}' for count in documents)}; equal tokens and words; ± of a side is the deviation over {seeds} seeds."
+    )
+    out.print(f"Next: ingot show {done.address}", highlight=False)
 
 
 def sweep_table(manifest: Manifest) -> Table:
