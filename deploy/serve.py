@@ -2,11 +2,11 @@
 
     run(Serving(find), Limits(), host="127.0.0.1", port=8000, key="")          # `ingot serve MODEL`
 
-    GET  /v1/models, /health, /metrics (Prometheus)
-    POST /v1/completions, /v1/chat/completions (both also as server-sent events), /v1/embeddings
+    GET  / (a page to talk to it), /v1/models, /health, /metrics (Prometheus)
+    POST /v1/completions, /v1/chat/completions (both also as server-sent events), /v1/embeddings, /feedback (what people think of an answer)
 
 Every answer names the model's version and corpus, in its body (`ingot`) and headers (x-ingot-model, x-ingot-corpus). Errors have OpenAI's form. Without a
-key whoever reaches the port may ask; with one, all but /health wants it as bearer token. A full queue is 429 with Retry-After; a client that goes away
+key whoever reaches the port may ask; with one, all but / and /health wants it as bearer token. A full queue is 429 with Retry-After; a client that goes away
 frees its row at the next step.
 """
 
@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -28,7 +29,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi import Request as Call
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -37,6 +38,9 @@ from deploy.serving import Loaded, Serving
 from model import tokenizer
 from model.errors import ConfigError, IngotError, InputError
 from model.evaluate import embeddings
+
+PAGE = Path(__file__).with_name("page.html")
+POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,16 @@ class Embedding(BaseModel):
     model: Annotated[str, Field(max_length=200)] = ""
     input: str | Annotated[list[str], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
+
+
+class Feedback(BaseModel):
+    """What somebody thinks of an answer."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    answer: str
+    model: str
+    rating: Literal["good", "bad"]
+    correction: str | None = None
 
 
 class RefusalError(Exception):
@@ -162,8 +176,8 @@ class Answer:
             self.wanted.cancel()
 
 
-def application(serving: Serving, limits: Limits, key: str = "") -> FastAPI:
-    """The routes over a model that is being served."""
+def application(serving: Serving, limits: Limits, key: str = "", notes: Path | None = None) -> FastAPI:
+    """The routes over a model that is being served. `notes`: where feedback goes, as annotation records, JSON lines; None takes none."""
     gauges = Gauges(serving)
 
     @asynccontextmanager
@@ -227,6 +241,25 @@ def application(serving: Serving, limits: Limits, key: str = "") -> FastAPI:
 
     def usage(prompt: int, written: int) -> dict[str, int]:
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        """A page to talk to the model."""
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"content-security-policy": POLICY})
+
+    @app.post("/feedback")
+    async def feedback(body: Feedback) -> dict[str, str]:
+        """Keep a record: a chat with its rating, and where there is a correction, the answer that should have been given."""
+        if notes is None:
+            raise RefusalError(404, "this server keeps no feedback", "not_found")
+        chat = [message.model_dump() for message in body.messages]
+        row: dict[str, Any] = {"id": uuid.uuid4().hex, "task": "chat", "model": body.model, "rating": body.rating, "time": int(time.time())}
+        row |= {"messages": [*chat, {"role": "assistant", "content": body.correction or body.answer}]}
+        if body.correction:
+            row |= {"rejected": body.answer}
+        line = orjson.dumps(row) + b"\n"
+        await asyncio.to_thread(_append, notes, line)
+        return {"id": row["id"]}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -415,7 +448,7 @@ class Guard:
             await JSONResponse(RefusalError(status, message, code).body, status, {"connection": "close"})(scope, receive, counted)
 
         try:
-            if self.key and scope["path"] != "/health" and not self._known(given.get(b"authorization", b"")):
+            if self.key and scope["path"] not in ("/", "/health") and not self._known(given.get(b"authorization", b"")):
                 await refuse(401, "this server wants its key: Authorization: Bearer KEY", "invalid_api_key")
                 return
             length = given.get(b"content-length", b"0")
@@ -448,6 +481,12 @@ class Guard:
         return kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key)
 
 
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:  # one write of a line is whole, whoever else writes
+        file.write(line)
+
+
 def _of_engine(serving: Serving, count: str) -> float:
     return float(getattr(serving.current.engine, count, 0))
 
@@ -471,9 +510,13 @@ def _logprobs(current: Loaded, pieces: list[Piece]) -> dict[str, Any]:
     return {"tokens": words, "token_logprobs": [one.value for one in found], "top_logprobs": top, "text_offset": offsets}
 
 
-def run(serving: Serving, limits: Limits, host: str, port: int, key: str, ready: Callable[[], None] = lambda: None) -> None:
+def run(
+    serving: Serving, limits: Limits, host: str, port: int, key: str, notes: Path | None = None, ready: Callable[[], None] = lambda: None
+) -> None:
     """Serve until SIGTERM or Ctrl-C: then no new connection is taken, and what is under way has 30 s to its end."""
-    config = uvicorn.Config(application(serving, limits, key), host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    config = uvicorn.Config(
+        application(serving, limits, key, notes), host=host, port=port, log_level="warning", timeout_graceful_shutdown=30
+    )
     server = uvicorn.Server(config)
     begin = server.startup
 

@@ -811,13 +811,16 @@ def serve(
     url, found = f"http://{host}:{port}", serving.current.found
 
     def ready() -> None:
-        out.print(f"{found.title} at {url}" + (f", of {found.corpus}" if found.corpus else ""), highlight=False)
+        out.print(
+            f"{found.title} at {url}" + (f", of {found.corpus}" if found.corpus else "") + "; a page to talk to it is there too",
+            highlight=False,
+        )
         question = '{"messages": [{"role": "user", "content": "What is a lighthouse?"}], "temperature": 0}'
         secret = " -H 'Authorization: Bearer KEY'" if api_key else ""
         line = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{secret} -d '{question}'"
         out.print(f"\n{line}\n\nCtrl-C stops it.", highlight=False, markup=False, soft_wrap=True)
 
-    server.run(serving, server.Limits(), host, port, api_key, ready)
+    server.run(serving, server.Limits(), host, port, api_key, place.home / "feedback" / "chats.jsonl", ready)
 
 
 @app.command("compare")

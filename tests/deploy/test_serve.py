@@ -17,6 +17,7 @@ import openai
 import psutil
 import pytest
 import uvicorn
+from browser import browser
 from chain import INGOT, environment
 from hypothesis import HealthCheck, given, settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,11 +48,11 @@ class Registry:
 
 
 @contextlib.contextmanager
-def serving(find, limits=None, key="", slots=4, waiting=8) -> Iterator[tuple[Serving, str]]:
+def serving(find, limits=None, key="", slots=4, waiting=8, notes=None) -> Iterator[tuple[Serving, str]]:
     """A real uvicorn on a free port of this process."""
     held, port = Serving(find, slots, waiting, every=3600), free_port()
     server = uvicorn.Server(
-        uvicorn.Config(application(held, limits or Limits(), key), port=port, log_level="error", timeout_graceful_shutdown=5)
+        uvicorn.Config(application(held, limits or Limits(), key, notes), port=port, log_level="error", timeout_graceful_shutdown=5)
     )
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -325,3 +326,49 @@ def test_the_command_serves_a_directory_and_a_signal_lets_what_runs_end(registry
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.full
+def test_people_talk_to_it_in_a_real_browser(registry, truth, tmp_path, monkeypatch):
+    """Streaming, keys, stop, new chat, feedback, both languages, a narrow screen."""
+    registry.version = "1"
+    notes = tmp_path / "feedback" / "chats.jsonl"
+    with serving(registry, notes=notes) as (held, url), browser() as page:
+        page.open(url)
+        page.wait("document.getElementById('model').textContent.includes('ingot-test/1 · corpus corpora/demo/v1')")
+        page.run("document.getElementById('temperature').value = 0, document.getElementById('max_tokens').value = 24, 1")
+        page.run("document.getElementById('text').focus()")
+        page.type("What is a lighthouse?")
+        page.press("Enter")
+        page.wait("!document.getElementById('send').disabled && document.querySelector('.assistant footer')")
+        expected = generate.chat(*truth, CHAT, 24)
+        assert page.run("document.querySelector('.assistant span').textContent") == expected.text
+        page.run("document.querySelectorAll('.assistant footer button')[0].click()")
+        page.wait("document.querySelector('.assistant footer span').textContent === 'kept'")
+        page.run("window.prompt = () => 'A tower with a lamp.', document.querySelectorAll('.assistant footer button')[2].click()")
+        within(10, lambda: notes.read_text().count("\n") == 2)
+        good, corrected = map(json.loads, notes.read_text().splitlines())
+        assert good["rating"] == "good" and good["messages"] == [*CHAT, {"role": "assistant", "content": expected.text}]
+        assert corrected["rejected"] == expected.text and corrected["messages"][-1]["content"] == "A tower with a lamp."
+        page.picture(tmp_path / "wide.png")
+        step = held.current.engine._step
+        monkeypatch.setattr(held.current.engine, "_step", lambda: (time.sleep(0.1), step()))
+        page.run(
+            "document.getElementById('temperature').value = 1, document.getElementById('seed').value = 1, document.getElementById('max_tokens').value = 80, 1"
+        )
+        page.type("again")
+        page.press("Enter")
+        page.wait(
+            "document.querySelectorAll('.assistant span')[1]?.textContent.length || document.querySelectorAll('.assistant')[1]?.textContent"
+        )
+        page.press("Escape")
+        page.wait("!document.getElementById('send').disabled")
+        within(5, lambda: held.current.engine.active == 0)
+        page.run("document.getElementById('language').click()")
+        assert page.run("document.getElementById('send').textContent + document.documentElement.lang") == "发送zh"
+        page.open(url, 360, 640)
+        page.wait("document.getElementById('send').textContent === '发送'")
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        page.picture(tmp_path / "narrow.png")
+        page.run("document.getElementById('fresh').click()")
+        assert page.run("document.getElementById('talk').children.length") == 0
