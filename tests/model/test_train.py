@@ -185,7 +185,10 @@ def test_every_row_says_what_was_done(whole):
     assert [row["step"] for row in rows] == list(range(1, 81)) and [row["tokens"] for row in rows] == [256 * n for n in range(1, 81)]
     assert [row["lr"] for row in rows] == [zero.learning_rate(TRAIN, step) for step in range(80)]
     full = json.loads((whole / "metrics.jsonl").read_text().splitlines()[0])
-    assert all(full[name] > 0 for name in TIMES if name != "gpu_bytes" or torch.cuda.is_available())
+    of_steps = [name for name in TIMES if name != "valid_seconds" and (name != "gpu_bytes" or torch.cuda.is_available())]
+    assert all(full[name] > 0 for name in of_steps)
+    checked = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines() if "valid_loss" in line]
+    assert len(checked) == 4 and all(row["valid_seconds"] > 0 for row in checked)
 
 
 def test_every_row_names_the_global_batch(data, whole):
