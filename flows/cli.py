@@ -396,8 +396,9 @@ def plan(
     for step in made.steps:
         table.add_row(step.stage, step.state, f"{step.bytes:,}", step.address)
     out.print(table)
-    for training in made.trainings:
-        training_table(training, price)
+    for one in made.trainings:
+        if training := planning.training(place, *one):
+            training_table(training, price)
     needed = sum(step.bytes for step in made.steps if step.state != "complete")
     out.print(f"needs about {needed:,} bytes; {free_bytes(place):,} free in {place.url}")
     planning.check(place, needed)

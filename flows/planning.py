@@ -58,14 +58,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in order, and the trainings among them of which something is known."""
+    """Stages in order, and the trainings among them: stage, shape, settings, rows of the vocabulary."""
 
     steps: list[Step]
-    trainings: list[Training]
+    trainings: list[tuple[str, ModelConfig, TrainConfig, int]]
 
 
 def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> Plan:
-    """The stages of a recipe in order, state `complete` or `to run`, and what its trainings take."""
+    """The stages of a recipe in order, state `complete` or `to run`, and its trainings, which `training` says more of."""
     base = recipes.by_name(recipe_name)
     recipe = recipes.resolve(base, base, set)
     walk = _Walk(store, recipe)
@@ -99,7 +99,7 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> Plan:
     shards = walk.step(encode.STAGE, recipe.encode, corpus | {"tokenizer": tokens} if corpus and tokens else None)
     inputs = {"encode": shards, "tokenizer": tokens} | ({"start": tokens} if recipe.start else {}) if shards and tokens else None
     base_model = walk.step(PRETRAIN, PretrainConfig(shape, recipe.pretrain), inputs, training_bytes(shape, recipe.pretrain, vocab))
-    trained = [training(store, "pretrain", shape, recipe.pretrain, vocab)]
+    trained = [("pretrain", shape, recipe.pretrain, vocab)]
     if shape.kind == "encoder":
         return Plan(walk.steps, trained)
     pairs = walk.ingest("examples", files.resolve(recipe.examples))
@@ -115,13 +115,13 @@ def plan(recipe_name: str, set: Mapping[str, Any], store: Store) -> Plan:
         inputs | {"evaluate": scores} if inputs and scores else None,
         training_bytes(shape, recipe.finetune, vocab) // 6,
     )
-    if knows(recipe.finetune):
-        trained.append(training(store, "finetune", shape, recipe.finetune, vocab))
-    return Plan(walk.steps, trained)
+    return Plan(walk.steps, [*trained, ("finetune", shape, recipe.finetune, vocab)])
 
 
-def training(store: Store, stage: str, shape: ModelConfig, train: TrainConfig, vocab: int) -> Training:
-    """What a training takes."""
+def training(store: Store, stage: str, shape: ModelConfig, train: TrainConfig, vocab: int) -> Training | None:
+    """What a training takes; None of one that no forecast is made of."""
+    if not knows(shape, train):
+        return None
     from model.forecast import device_of, memory
 
     cuda = device_of(train).type == "cuda"

@@ -170,7 +170,7 @@ def _forget(parameter: Tensor) -> None:
 def _loss(model: Transformer, train: TrainConfig, tokens: Tensor) -> Tensor:
     """The sum that one micro-batch goes backward from."""
     if isinstance(train.objective, Contrastive):
-        twice = tokens.view(2 * len(tokens), -1)
+        twice = tokens[:, : tokens.shape[1] // 2 * 2].reshape(2 * len(tokens), -1)
         return model(twice, documents_BT=torch.zeros_like(twice), hidden=True).float().sum()
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -55,9 +55,9 @@ class Forecast:
         return self.seconds / 3600 * self.devices * price
 
 
-def knows(train: TrainConfig) -> bool:
-    """Whether a training is of a kind that a forecast can be made of."""
-    return train.adapter is None and train.objective.kind in OBJECTIVES
+def knows(shape: ModelConfig, train: TrainConfig) -> bool:
+    """Whether a training can run and is of a kind that a forecast can be made of."""
+    return train.adapter is None and train.objective.kind in OBJECTIVES and train.length <= shape.context
 
 
 def forecast(store: Store, shape: ModelConfig, train: TrainConfig, vocab: int, valid: bool = True) -> Forecast:

@@ -84,7 +84,7 @@ class Outcome:
     why: str
     """'' at its end; pruned, diverged or no_room."""
     curve: tuple[tuple[int, float], ...]
-    """Validation losses by rung, of a training that was found complete."""
+    """Validation losses by rung, of one that came to its end: a killed sweep has not heard all of them, nor one that finds it complete."""
 
 
 class PrunedError(Exception):
@@ -144,7 +144,7 @@ def trial(
         _clear(store, stage_address(PRETRAIN.name, recipe, fingerprint(made_of(PRETRAIN, config, inputs))))
         return Outcome("", None, why, ())
     seen = [(row["step"] * rungs // steps, row["valid_loss"]) for row in curve(store, made) if "valid_loss" in row]
-    return Outcome(made.address, made.info["final"]["valid_loss"], "", tuple(seen) if made.skipped else ())
+    return Outcome(made.address, made.info["final"]["valid_loss"], "", tuple(seen))
 
 
 def _clear(store: Store, address: str) -> None:

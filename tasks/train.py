@@ -200,7 +200,7 @@ def _train(
 ) -> Result:
     from model.train import launch
 
-    alone = beside == 1 and forecast.knows(run.train)  # trainings side by side slow one another
+    alone = beside == 1 and forecast.knows(run.model, run.train)  # trainings side by side slow one another
     made = forecast.forecast(work.store, run.model, run.train, run.vocab, bool(run.valid)) if alone else None
     path = work.dir / "run.json"
     path.write_text(json.dumps(to_dict(run), indent=1))

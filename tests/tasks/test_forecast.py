@@ -108,7 +108,8 @@ def test_what_happened_stands_beside_the_forecast_and_is_told(store):
     assert forecast.told(made(store, "pretrain", {}, info=forecast.record(None, rows, {"bytes": 1}), config=1)) == ""
 
 
-def test_heads_and_adapters_are_not_forecast():
-    assert forecast.knows(TRAIN)
-    assert not forecast.knows(replace(TRAIN, objective=Labels("labels")))
-    assert not forecast.knows(replace(TRAIN, adapter=Lora("lora", 4, 8.0, 0.0, ("q",))))
+def test_heads_adapters_and_rows_beyond_the_context_are_not_forecast():
+    assert not forecast.knows(SHAPE, replace(TRAIN, length=65))
+    assert forecast.knows(SHAPE, TRAIN)
+    assert not forecast.knows(SHAPE, replace(TRAIN, objective=Labels("labels")))
+    assert not forecast.knows(SHAPE, replace(TRAIN, adapter=Lora("lora", 4, 8.0, 0.0, ("q",))))
