@@ -73,7 +73,7 @@ def test_the_chain_runs_twice_and_its_time_outside_stages_adds_up(tmp_path):
 @pytest.mark.timeout(900)
 def test_our_loop_and_the_plain_ones_have_the_same_losses(tmp_path):
     # the script itself fails where losses differ
-    assert len(quick("train_speed.py", tmp_path)) == 5
+    assert len(quick("train_speed.py", tmp_path)) == 7  # and two more where litgpt is
 
 
 @pytest.mark.full
@@ -168,6 +168,12 @@ def test_a_refresh_finds_what_is_planted_and_its_cost_is_told(realdata, tmp_path
     found = {figure["name"]: figure for figure in quick("refresh.py", tmp_path, str(tmp_path / "mirror"))}
     assert [figure["met"] for name, figure in found.items() if "similar enough" in name] == [True, True]
     assert any("CPU seconds" in name for name in found) and any("look-up" in name for name in found)
+
+
+@pytest.mark.full
+def test_a_server_answers_many_at_once_as_it_answers_one(tmp_path):
+    found = {figure["name"]: figure for figure in quick("serve_load.py", tmp_path, "--clients", "4")}
+    assert found["serve tiny: answers in company that equal those alone"]["met"] and len(found) == 3
 
 
 @pytest.mark.full
