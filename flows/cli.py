@@ -846,11 +846,20 @@ def compare_models(
     scored = compare.scored(place, made[0], made[1])
     rows = compare.compare(place, *scored)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, right in (("score", False), (one, True), (other, True), ("difference", True), ("95% of it", True), ("verdict", False)):
+    for column, right in (
+        ("score", False),
+        ("items", True),
+        (one, True),
+        (other, True),
+        ("difference", True),
+        ("95% of it", True),
+        ("verdict", False),
+    ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
+        items = "" if row.items is None else f"{row.items:,}"
         between = f"{row.low:+.4f} to {row.high:+.4f}" if row.low is not None else ""
-        table.add_row(row.score, f"{row.one:.4f}", f"{row.other:.4f}", f"{row.other - row.one:+.4f}", between, row.verdict)
+        table.add_row(row.score, items, f"{row.one:.4f}", f"{row.other:.4f}", f"{row.other - row.one:+.4f}", between, row.verdict)
     out.print(table)
     counted = {verdict: sum(row.verdict == verdict for row in rows) for verdict in compare.SAID}
     out.print(f"{other} is {', '.join(f'{verdict} in {count}' for verdict, count in counted.items())} of {sum(counted.values())} scores.")

@@ -7,8 +7,9 @@ Bootstrap over items (Efron and Tibshirani 1993), percentiles, seeded. What two 
 an item hard for both is no noise. The interval of a mean over files resamples each file. A score without its own items has none.
 """
 
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ SAID = ("better", "worse", "within the noise")
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two models."""
+    """One score of two models, of the items that both were scored on."""
 
     score: str
     one: float
     other: float
+    items: int | None
+    """How many they are; None where the score has none of its own."""
     low: float | None
     """Bounds of 95% of other - one; None where the score has no items of its own."""
     high: float | None
@@ -82,17 +85,22 @@ def resampled(scores: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarra
     members: dict[str, list[str]] = defaultdict(list)
     for name, models in scores.items():
         count = len(models[0])
-        random = np.random.default_rng(count)
+        random = np.random.default_rng([count, zlib.crc32(name.encode())])  # files of equal length are drawn from apart
         draws = []
         for _ in range(DRAWS):
             chosen = random.integers(0, count, count)
             made = [_score(name, rows[chosen]) for rows in models]
             draws.append(made[0] if len(made) == 1 else made[1] - made[0])
         found[name] = np.array(draws)
-        head, _, file = name.partition("/")
-        if file and head not in scores:
+        if (head := _mean_over(name, scores)) is not None:
             members[head].append(name)
     return found | {head: np.mean([found[name] for name in names], axis=0) for head, names in members.items()}
+
+
+def _mean_over(name: str, scores: Collection[str]) -> str | None:
+    """The mean that a file's score goes into: choice of choice/facts; None of bits per byte, whose whole has items of its own."""
+    head, _, file = name.partition("/")
+    return head if file and head not in scores else None
 
 
 def score(name: str, rows: Sequence[Item]) -> float:
@@ -129,18 +137,27 @@ def compare(store: Store, one: Manifest, other: Manifest) -> list[Difference]:
         shared = sorted(sides[0].keys() & sides[1].keys())  # one of them may have set some aside as too long
         if shared:
             paired[name] = [_pairs([side[item] for item in shared]) for side in sides]
-    draws = resampled(paired)
-    ours, theirs = one.info["metrics"], other.info["metrics"]
-    return [_difference(name, ours[name], theirs[name], draws.get(name)) for name in sorted(ours.keys() & theirs.keys())]
+    draws, alone = resampled(paired), {name: [_score(name, rows) for rows in models] for name, models in paired.items()}
+    counts = {name: len(models[0]) for name, models in paired.items()}
+    for name in list(alone):
+        if (head := _mean_over(name, paired)) is not None:
+            files = [file for file in paired if _mean_over(file, paired) == head]
+            alone[head] = [sum(alone[file][side] for file in files) / len(files) for side in (0, 1)]
+            counts[head] = sum(counts[file] for file in files)
+    rows = []
+    for name in sorted(one.info["metrics"].keys() & other.info["metrics"].keys()):
+        ours, theirs = alone.get(name, [one.info["metrics"][name], other.info["metrics"][name]])
+        rows.append(_difference(name, ours, theirs, counts.get(name), draws.get(name)))
+    return rows
 
 
-def _difference(name: str, one: float, other: float, draws: np.ndarray | None) -> Difference:
+def _difference(name: str, one: float, other: float, items: int | None, draws: np.ndarray | None) -> Difference:
     if draws is None:
-        return Difference(name, one, other, None, None, "")
+        return Difference(name, one, other, None, None, None, "")
     low, high = bounds(draws)
     within = low <= 0 <= high
     better = (other < one) == lower_is_better(name)
-    return Difference(name, one, other, low, high, SAID[2] if within else SAID[0] if better else SAID[1])
+    return Difference(name, one, other, items, low, high, SAID[2] if within else SAID[0] if better else SAID[1])
 
 
 def scored(store: Store, one: Manifest, other: Manifest) -> tuple[Manifest, Manifest]:

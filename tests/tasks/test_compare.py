@@ -83,12 +83,37 @@ def test_two_models_differ_by_what_their_items_differ(scored):
     assert all(back[name].verdict == turned[row.verdict] for name, row in rows.items() if row.low is not None)
 
 
+def test_models_that_set_different_items_aside_are_judged_by_those_they_share(scored):
+    """One answers 45 of 100, all among the fifty that the other can read at all, of which that answers 35."""
+    store, found = scored
+    said = {"one": [1] * 45 + [0] * 55, "other": [1] * 35 + [0] * 15}
+    sides = []
+    for name, values in said.items():
+        items = store.home / f"{name}.parquet"
+        compare.written(answers(values), items)
+        inputs = dict.fromkeys(("evaluation", "model", "base"), store.need(found["one"].inputs["evaluation"]))
+        metrics = {"choice/facts": sum(values) / len(values), "choice": sum(values) / len(values)}
+        sides.append(models.made(store, "evaluate", inputs, {compare.ITEMS: items.read_bytes()}, {"metrics": metrics}, config=name))
+    rows = {row.score: row for row in compare.compare(store, *sides)}
+    for name in ("choice/facts", "choice"):
+        row = rows[name]
+        assert (row.one, row.other, row.items, row.verdict) == (0.9, 0.7, 50, "worse") and row.low <= row.other - row.one <= row.high < 0
+
+
+def test_files_of_equal_length_are_resampled_apart():
+    random = np.random.default_rng(0)
+    same = random.random(200) < 0.5
+    found = compare.intervals([item for name in "abcd" for item in answers(same, f"choice/{name}")])
+    width = {name: high - low for name, (low, high) in found.items()}
+    assert width["choice"] < 0.65 * width["choice/a"]  # of four independent files: half
+
+
 def test_scores_of_other_items_are_not_compared(scored):
     store, found = scored
     with pytest.raises(InputError, match="scores of different items do not compare"):
         compare.compare(store, found["one"], found["elsewhere"])
     with pytest.raises(NotFoundError, match="was not evaluated"):
-        compare.scored(store, found["one"], store.need(found["one"].inputs["evaluation"]))
+        compare.scored(store, found["one"], store.need(store.need(found["one"].inputs["model"]).inputs["examples"]))
 
 
 def test_the_command_finds_the_scores_of_two_models_and_draws_them(scored, tmp_path):
