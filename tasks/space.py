@@ -183,6 +183,8 @@ def _axis(name: str, word: Any, held: Any) -> Choices | Range:
     if found:
         return _range(name, word, found, held)
     values = [typed(text, held) for text in _choices(word)] if isinstance(word, str) else list(word)
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise ConfigError(f"{name}={word}: a choice is no finite number")
     kept = {canonical(value): value for value in values}
     if "" in values:
         raise ConfigError(f"{name}={word}: a choice is empty")

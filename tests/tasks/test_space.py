@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as some
 
 from flows import recipes
@@ -44,6 +44,8 @@ def test_choices_are_those_that_were_typed_in_order(widths):
 
 
 @given(word=some.text(max_size=12))
+@example(word="1,NaN")
+@example(word="Infinity,2")
 def test_any_word_is_a_space_or_a_configerror(word):
     for name in ("pretrain.lr", "pretrain.schedule", "model.width", "model.tie_embeddings", "model.attention"):
         try:
