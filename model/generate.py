@@ -166,7 +166,8 @@ def choose(logits_BV: Tensor, temperature: float, top_p: float, draws: list[floa
     if temperature == 0:
         return logits_BV.argmax(-1).tolist()
     # on the CPU in fp64: sums along the vocabulary must not depend on the device
-    sorted_BV, order_BV = (logits_BV.double().cpu() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    below_BV = logits_BV.double().cpu() - logits_BV.double().cpu().amax(-1, keepdim=True)  # first, so that no temperature makes it infinite
+    sorted_BV, order_BV = (below_BV / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     total_BV = sorted_BV.cumsum(-1)
     nucleus_B = ((total_BV - sorted_BV) < top_p).sum(-1)
     tokens = []

@@ -241,7 +241,7 @@ def evaluate(engine: Any, line: Line, objective: Objective, valid: Batch, run: R
             # under stage 3 a forward pass is a joint act of all ranks: one that has no rows left passes some through for nothing
             found = objective.observe(line, on_device(valid.cut(0, 1) if idle else valid.cut(here.start, here.stop), place.device))
             if observed_N is None:
-                columns = line.summed(torch.tensor(found.shape[1] if place.speaks else 0, device=place.device))
+                columns = line.summed(torch.tensor(found.shape[1] if place.stage == place.stages - 1 else 0, device=place.device))
                 observed_N = torch.zeros((count, int(columns)), device=place.device)
             if place.speaks and not idle:
                 observed_N[here] = found

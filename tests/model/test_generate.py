@@ -132,3 +132,8 @@ def test_bad_prompts_settings_and_models_are_refused(words: Tokenizer) -> None:
     with pytest.raises(TokenizerError, match="320 tokens, the model rows for 64"):
         generate.generate(build(MODELS["rotary"], 64), words, [[5]], 4)
     assert generate.generate(model, words, [], 4) == []
+
+
+def test_a_temperature_however_small_takes_the_likeliest_token():
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    assert generate.choose(logits, 5e-324, 1.0, [0.999]) == generate.choose(logits, 0.0, 1.0, [0.0]) == [1]
