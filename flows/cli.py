@@ -776,6 +776,7 @@ def serve(
     api_key: Annotated[str, typer.Option(envvar="INGOT_API_KEY", help="Key that every caller must bring; empty: none")] = "",
     slots: Annotated[int, typer.Option(min=1, help="Answers written at once")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait for a place; more get 429")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one answer")] = 4096,
     threads: Annotated[int, typer.Option(min=0, help="Processors of one step; 0: all")] = 0,
 ) -> None:
     """Serve a model to OpenAI's clients: chat, completions, embeddings, as a stream or at once. Without MODEL, the newest champion.
@@ -821,7 +822,7 @@ def serve(
         line = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{secret} -d '{question}'"
         out.print(f"\n{line}\n\nCtrl-C stops it.", highlight=False, markup=False, soft_wrap=True)
 
-    server.run(serving, server.Limits(), host, port, api_key, place.home / "feedback" / "chats.jsonl", ready)
+    server.run(serving, server.Limits(output=max_tokens), host, port, api_key, place.home / "feedback" / "chats.jsonl", ready)
 
 
 @app.command("compare")
